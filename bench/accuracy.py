@@ -25,8 +25,20 @@ CASES = [
     ("mnist", "unconditional-image-generation", "dcgan", 0.04, 1200),
     ("mnist", "unconditional-image-generation", "ddpm", 0.04, 1200),
     ("mnist", "image-classification", "hog-svm", 0.97, 300),
-    ("trashnet/trashnet_192x256.zip", "image-classification", "resnet", 0.80, 900),
-    ("cifar10_jpg/cifar10_jpg_subset.zip", "image-classification", "resnet", 0.75, 900),
+    (
+        "trashnet/trashnet_192x256.zip",
+        "image-classification",
+        "resnet",
+        0.80,
+        900,
+    ),
+    (
+        "cifar10_jpg/cifar10_jpg_subset.zip",
+        "image-classification",
+        "resnet",
+        0.75,
+        900,
+    ),
     ("rt_polarity", "text-classification", "bilstm", 0.75, None),
     ("rt_polarity", "text-classification", "transformer", 0.75, None),
     ("rt_polarity", "text-classification", "tfidf", 0.76, None),
@@ -51,7 +63,14 @@ STARTED = [
     # data set, what is pre-trained on it, the task and recipe that start from there, bar, bar:
     # seconds of both jobs
     ("rt_polarity", "bert", "text-classification", "transformer", 0.77, 1200),
-    ("chnsenticorp_htl", "bert", "text-classification", "transformer", 0.90, 1200),
+    (
+        "chnsenticorp_htl",
+        "bert",
+        "text-classification",
+        "transformer",
+        0.90,
+        1200,
+    ),
 ]
 REPAIR = [
     # recipe, folder to test on, its settings, bar: dB, above bicubic or not, bar: seconds of the
@@ -139,7 +158,10 @@ def _measured(running: Platform, only: str) -> Iterator[list[str]]:
 
 def _rows(running: Platform, only: str) -> Iterator[list[str]]:
     for name, task, recipe, bar, limit in CASES:
-        if shared(name) is not None and only in f"{name.partition('/')[0]} {recipe}":
+        if (
+            shared(name) is not None
+            and only in f"{name.partition('/')[0]} {recipe}"
+        ):
             yield case(running, name, task, recipe, bar, limit)
     for name, first, task, recipe, share, seconds in STARTED:
         if shared(name) is not None and only in f"{name} {recipe} from {first}":
@@ -189,7 +211,10 @@ def case(
     limit: int | None,
 ) -> list[str]:
     """Train with the defaults and measure; a row of the table."""
-    data, figure = name.partition("/")[0], FIGURES.get(task, task_named(task).METRIC)
+    data, figure = (
+        name.partition("/")[0],
+        FIGURES.get(task, task_named(task).METRIC),
+    )
     title, splits = _splits(running, name, task)
     job = running.run(
         "train",
@@ -209,7 +234,9 @@ def case(
     met = right and metrics.get("largest_class_share", 0) <= MOST
     other = BESIDE.get(figure, "")
     beside = (
-        f", {other.replace('_', ' ')} {_told(other, metrics[other])}" if other else ""
+        f", {other.replace('_', ' ')} {_told(other, metrics[other])}"
+        if other
+        else ""
     )
     return [
         data,
@@ -220,7 +247,9 @@ def case(
         if bar is None
         else f"{_told(figure, bar)} {'met' if met else _missed(f'{data} {recipe}')}",
         f"{seconds:.0f}",
-        "" if limit is None else f"{limit} {'met' if seconds <= limit else 'MISSED'}",
+        ""
+        if limit is None
+        else f"{limit} {'met' if seconds <= limit else 'MISSED'}",
         f"`python -m bench.accuracy '{data} {recipe}'`",
     ]
 
@@ -316,7 +345,8 @@ def _faces(running: Platform, bar: float, limit: int) -> list[str]:
         paths = sorted((folder / "searched").rglob("*.pgm"))
         with Client(home=running.home) as client:
             right = [
-                client.search_index("people", path, k=1)[0]["label"] == path.parent.name
+                client.search_index("people", path, k=1)[0]["label"]
+                == path.parent.name
                 for path in paths
             ]
     found, seconds = sum(right) / len(right), job["result"]["seconds"]
@@ -358,7 +388,9 @@ def _repair(
         "--wait",
     )
     metrics, seconds = job["metrics"], job["result"]["seconds"]
-    reached = metrics["psnr"] - metrics["psnr_baseline"] if above else metrics["psnr"]
+    reached = (
+        metrics["psnr"] - metrics["psnr_baseline"] if above else metrics["psnr"]
+    )
     words = "dB over bicubic" if above else "dB"
     return [
         data,

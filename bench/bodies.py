@@ -39,7 +39,8 @@ def v2_binary(
             for item in inputs.items()
         ],
         "outputs": [
-            {"name": name, "parameters": {"binary_data": True}} for name in outputs
+            {"name": name, "parameters": {"binary_data": True}}
+            for name in outputs
         ],
     }
     head = json.dumps(document, separators=(",", ":")).encode()
@@ -47,7 +48,9 @@ def v2_binary(
         "Inference-Header-Content-Length": str(len(head)),
         "Content-Type": "application/octet-stream",
     }
-    return b"".join([head, *(array.tobytes() for array in inputs.values())]), headers
+    return b"".join(
+        [head, *(array.tobytes() for array in inputs.values())]
+    ), headers
 
 
 def v2_json(
@@ -95,7 +98,9 @@ def read_v2(headers: dict[str, str], body: bytes) -> dict[str, Array]:
 # ---- protobuf, as much as an infer call needs (protobuf.dev/programming-guides/encoding)
 
 
-def grpc_infer(model: str, inputs: dict[str, Array], outputs: list[str]) -> bytes:
+def grpc_infer(
+    model: str, inputs: dict[str, Array], outputs: list[str]
+) -> bytes:
     """A `ModelInferRequest` with `raw_input_contents`."""
     parts = [_field(1, model.encode())]
     for name, array in inputs.items():
@@ -124,7 +129,9 @@ def read_grpc(message: bytes) -> dict[str, Array]:
     for head, blob in zip(heads, blobs, strict=True):
         name = next(value.decode() for number, value in head if number == 1)
         datatype = next(value.decode() for number, value in head if number == 2)
-        arrays[name] = np.frombuffer(blob, NUMPY[datatype]).reshape(_shape(head))
+        arrays[name] = np.frombuffer(blob, NUMPY[datatype]).reshape(
+            _shape(head)
+        )
     return arrays
 
 

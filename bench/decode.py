@@ -88,7 +88,12 @@ def photograph() -> bytes:
     if path is None:
         rows, columns = np.mgrid[: SIZE[1], : SIZE[0]]
         waves = np.stack(
-            [np.sin(rows / 31), np.cos(columns / 23), np.sin((rows + columns) / 7)], 2
+            [
+                np.sin(rows / 31),
+                np.cos(columns / 23),
+                np.sin((rows + columns) / 7),
+            ],
+            2,
         )
         image = Image.fromarray((127 + 90 * waves).astype(np.uint8))
     else:

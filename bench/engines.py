@@ -38,14 +38,18 @@ def measure(recipe: str, threads: int) -> str:
     """Rows a second of each engine and batch, and how they compare with `onnx`: a Markdown
     table.
     """
-    pixels = [TensorSpec(name="image", datatype="UINT8", shape=[-1, SIDE, SIDE, 3])]
+    pixels = [
+        TensorSpec(name="image", datatype="UINT8", shape=[-1, SIDE, SIDE, 3])
+    ]
     logits = [TensorSpec(name="scores", datatype="FP32", shape=[-1, CLASSES])]
     signature = pixels, logits
     with tempfile.TemporaryDirectory() as folder:
         export(recipe, signature, Path(folder))
         sessions = opened(Path(folder), threads, signature)
         rows = [
-            row for batch in BATCHES for row in compared(sessions, pixels_of(batch))
+            row
+            for batch in BATCHES
+            for row in compared(sessions, pixels_of(batch))
         ]
     title = f"{recipe}, {SIDE}x{SIDE}, {threads} threads"
     return table([title, "rows/s", "of onnx", "off by at most"], rows)
@@ -69,11 +73,15 @@ def export(recipe: str, signature: Signature, folder: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         convert(network, inputs, outputs, folder)
-        program = torch.export.export(network, (example,), dynamic_shapes=shapes)
+        program = torch.export.export(
+            network, (example,), dynamic_shapes=shapes
+        )
         torch.export.save(program, folder / "model.pt2")
 
 
-def opened(folder: Path, threads: int, signature: Signature) -> dict[str, Session]:
+def opened(
+    folder: Path, threads: int, signature: Signature
+) -> dict[str, Session]:
     """The engines that are installed."""
     found: dict[str, Session] = {}
     for name in ENGINES:
@@ -88,10 +96,16 @@ def opened(folder: Path, threads: int, signature: Signature) -> dict[str, Sessio
 def pixels_of(batch: int) -> dict[str, Array]:
     """A batch of noise."""
     shape = (batch, SIDE, SIDE, 3)
-    return {"image": np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)}
+    return {
+        "image": np.random.default_rng(0)
+        .integers(0, 256, shape)
+        .astype(np.uint8)
+    }
 
 
-def compared(sessions: dict[str, Session], batch: dict[str, Array]) -> list[list[str]]:
+def compared(
+    sessions: dict[str, Session], batch: dict[str, Array]
+) -> list[list[str]]:
     """A row of the table for each engine."""
     count = len(batch["image"])
     rates: dict[str, list[float]] = {name: [] for name in sessions}
@@ -129,9 +143,14 @@ def rate(run: Callable[[], Any]) -> float:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--recipe", default=RECIPE, help="of image-classification")
     parser.add_argument(
-        "--threads", type=int, default=len(os.sched_getaffinity(0)), help="of an engine"
+        "--recipe", default=RECIPE, help="of image-classification"
+    )
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=len(os.sched_getaffinity(0)),
+        help="of an engine",
     )
     told = parser.parse_args()
     print(measure(told.recipe, told.threads))

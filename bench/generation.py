@@ -100,7 +100,11 @@ def bundle_of(folder: Path, network: dict[str, Any]) -> Path:
     (draft / INT8).mkdir()
     for place in (draft, draft / INT8):
         graph = decoder(
-            network, layers=LAYERS, heads=HEADS, positions=PLACES, int8=place != draft
+            network,
+            layers=LAYERS,
+            heads=HEADS,
+            positions=PLACES,
+            int8=place != draft,
         )
         onnx.save(graph, place / "model.onnx")
     manifest = Manifest(
@@ -108,10 +112,16 @@ def bundle_of(folder: Path, network: dict[str, Any]) -> Path:
         engine="onnx",
         inputs=[TensorSpec(name="ids", datatype="INT64", shape=[-1, -1])],
         outputs=[
-            TensorSpec(name="logits", datatype="FP32", shape=[-1, -1, VOCABULARY])
+            TensorSpec(
+                name="logits", datatype="FP32", shape=[-1, -1, VOCABULARY]
+            )
         ],
         labels=[],
-        preprocessing={"units": "char", "context": PLACES, "tokens": VOCABULARY},
+        preprocessing={
+            "units": "char",
+            "context": PLACES,
+            "tokens": VOCABULARY,
+        },
         lineage=Lineage(
             dataset="",
             data_digest="",
@@ -143,7 +153,10 @@ def text_of(ids: Sequence[int] | range) -> str:
 def prompts(count: int) -> list[str]:
     """Texts of random characters."""
     rng = np.random.default_rng(1)
-    return [text_of(rng.integers(3, VOCABULARY, PROMPT).tolist()) for _ in range(count)]
+    return [
+        text_of(rng.integers(3, VOCABULARY, PROMPT).tolist())
+        for _ in range(count)
+    ]
 
 
 # ---- contestants: each a process that answers jobs line by line
@@ -257,8 +270,12 @@ async def _streams(url: str, key: str, texts: list[str]) -> dict[str, Any]:
             "POST /v1/completions HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer "
             f"{key}\r\nConnection: close\r\n"
         )
-        reader, writer = await asyncio.open_connection(address.hostname, address.port)
-        writer.write(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
+        reader, writer = await asyncio.open_connection(
+            address.hostname, address.port
+        )
+        writer.write(
+            f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data
+        )
         reply = await reader.read()
         writer.close()
         said = [
@@ -321,14 +338,20 @@ def _theirs(
 ) -> Process:
     python = environment(cache / "transformers", sys.executable, [TRANSFORMERS])
     np.savez(
-        folder / "weights.npz", heads=HEADS, layers=LAYERS, places=PLACES, **network
+        folder / "weights.npz",
+        heads=HEADS,
+        layers=LAYERS,
+        places=PLACES,
+        **network,
     )
     script = Path(__file__).parent / "apps" / "transformers_generate.py"
     process = Process(
         [str(python), str(script), str(folder / "weights.npz"), str(threads)],
         {"TQDM_DISABLE": "1"},
     )
-    process.given = [[ord(letter) - FIRST for letter in text] for text in prompts(MANY)]
+    process.given = [
+        [ord(letter) - FIRST for letter in text] for text in prompts(MANY)
+    ]
     return process
 
 
@@ -353,7 +376,9 @@ def _rounds(asks: dict[str, Any], rounds: int) -> Speeds:
                 if turn == 0:  # to warm up, and to see that all say the same
                     same = sum(
                         one == other
-                        for one, other in zip(found["tokens"], said[count], strict=True)
+                        for one, other in zip(
+                            found["tokens"], said[count], strict=True
+                        )
                     )
                     print(
                         f"{kind}, {count}: {total} tokens, {same} of {count} texts as ours",

@@ -82,13 +82,17 @@ def kill(bench: Bench) -> list[Row]:
                 if got.silence < 1e3
                 else f"no answer any more in {got.silence / 1e3:.1f} s"
             )
-            rows.append(Row(f"&nbsp;&nbsp;{peer.name}", f"{text}, {got.failed} failed"))
+            rows.append(
+                Row(f"&nbsp;&nbsp;{peer.name}", f"{text}, {got.failed} failed")
+            )
             peer.stop()
             bench.peers.forget(name)
     return rows
 
 
-def _named(processes: Sequence[psutil.Process], part: str) -> list[psutil.Process]:
+def _named(
+    processes: Sequence[psutil.Process], part: str
+) -> list[psutil.Process]:
     return [one for one in processes if part in " ".join(one.cmdline())]
 
 
@@ -118,7 +122,10 @@ def resident(bench: Bench) -> list[Row]:
         mill.client.deploy("cnn", name=name, replicas=1, threads=1, wait=True)
         _ask(mill.targets("cnn", name)["binary"], 20)
     after = memory([*mill.gateways(), *mill.workers()])
-    more = [(late - early) / FURTHER for early, late in zip(before, after, strict=True)]
+    more = [
+        (late - early) / FURTHER
+        for early, late in zip(before, after, strict=True)
+    ]
     for name in names:
         mill.client.undeploy(name)
     rows = [
@@ -169,9 +176,7 @@ def many(bench: Bench) -> list[Row]:
         full = renamed(
             crowded.deploy("cnn", replicas=1, threads=1)["binary"], "crowded"
         )
-        what = (
-            f"CNN with {bench.told.models} deployed models and {bench.told.keys:,} keys"
-        )
+        what = f"CNN with {bench.told.models} deployed models and {bench.told.keys:,} keys"
         rows = [
             Row(
                 "&nbsp;&nbsp;making these models and keys, until all models sleep",
@@ -181,7 +186,10 @@ def many(bench: Bench) -> list[Row]:
         bench.peers.pause()
         for connections in (1, 32):
             got = interleaved(
-                [plain, full], connections, bench.told.seconds, bench.told.repeats
+                [plain, full],
+                connections,
+                bench.told.seconds,
+                bench.told.repeats,
             )
             before, after = got[plain.name], got["crowded"]
             change = after.rps / before.rps - 1
@@ -205,7 +213,9 @@ def _crowd(mill: Modelmill, models: int, keys: int) -> float:
     mill.bring("cnn")
     headers = {"Authorization": f"Bearer {mill.client.key}"}
     with (
-        httpx2.Client(base_url=mill.client.url, headers=headers, timeout=120) as client,
+        httpx2.Client(
+            base_url=mill.client.url, headers=headers, timeout=120
+        ) as client,
         ThreadPoolExecutor(4) as pool,
     ):
 

@@ -47,7 +47,9 @@ def runner(
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
-    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(
+        path, options, providers=["CPUExecutionProvider"]
+    )
     name = session.get_inputs()[0].name
     return lambda batch: session.run(None, {name: batch})[0]
 
@@ -57,7 +59,9 @@ def scores(path: Path, items: Array) -> Array:
     return runner(path, "onnx", "", 1)(items)
 
 
-def task_runner(folder: Path, item: bytes, threads: int) -> Callable[[int], Any]:
+def task_runner(
+    folder: Path, item: bytes, threads: int
+) -> Callable[[int], Any]:
     """A function that decodes an input so many times, on all threads, and runs them as one
     batch.
     """
@@ -67,7 +71,9 @@ def task_runner(folder: Path, item: bytes, threads: int) -> Callable[[int], Any]
     return lambda count: model.run(list(pool.map(model.decode, [item] * count)))
 
 
-def rate(run: Callable[[], Any], batch: int, seconds: float) -> dict[str, float]:
+def rate(
+    run: Callable[[], Any], batch: int, seconds: float
+) -> dict[str, float]:
     """Items a second, and microseconds of a core for each, over whole batches."""
     run()
     done = 0
@@ -76,7 +82,10 @@ def rate(run: Callable[[], Any], batch: int, seconds: float) -> dict[str, float]
     while (passed := time.perf_counter() - started) < seconds:
         run()
         done += batch
-    return {"rps": done / passed, "cpu": (time.process_time() - used) / done * 1e6}
+    return {
+        "rps": done / passed,
+        "cpu": (time.process_time() - used) / done * 1e6,
+    }
 
 
 @dataclass
@@ -88,7 +97,9 @@ class Limit:
     batch: int = 0
     found: dict[int, float] = field(default_factory=dict)
 
-    def measure(self, connections: int, seconds: float, warmup: float) -> Figures:
+    def measure(
+        self, connections: int, seconds: float, warmup: float
+    ) -> Figures:
         """One run in a process of its own."""
         if not self.batch:
             self.found = {
@@ -112,7 +123,9 @@ class Limit:
             command, capture_output=True, text=True, cwd=ROOT, check=False
         )
         if done.returncode:
-            raise RuntimeError(f"{self.name} failed: {done.stderr.strip()[-300:]}")
+            raise RuntimeError(
+                f"{self.name} failed: {done.stderr.strip()[-300:]}"
+            )
         return Figures(**json.loads(done.stdout))
 
     def pause(self) -> None:
@@ -134,8 +147,12 @@ def main() -> None:
         choices=list(networks.INPUTS),
         help="which of them it is",
     )
-    parser.add_argument("--engine", default="onnx", choices=["onnx", "openvino"])
-    parser.add_argument("--precision", default="", help="of openvino: bf16 or fp32")
+    parser.add_argument(
+        "--engine", default="onnx", choices=["onnx", "openvino"]
+    )
+    parser.add_argument(
+        "--precision", default="", help="of openvino: bf16 or fp32"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=4)

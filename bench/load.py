@@ -41,7 +41,9 @@ class Load:
         """One answer."""
         if status != good:
             self.failed += 1
-            name = status if isinstance(status, str) else status.decode("latin-1")
+            name = (
+                status if isinstance(status, str) else status.decode("latin-1")
+            )
             self.statuses[name] = self.statuses.get(name, 0) + 1
             return
         if now - self.last > self.stall and self.last:
@@ -65,7 +67,9 @@ class Load:
         self.until = self.measure_from + seconds
         ends = [loop.create_future() for _ in range(connections)]
         for done in ends:
-            await loop.create_connection(lambda done=done: protocol(done), host, port)  # type: ignore[misc]
+            await loop.create_connection(
+                lambda done=done: protocol(done), host, port
+            )  # type: ignore[misc]
         await asyncio.wait(ends, timeout=warmup + seconds + PATIENCE)
         for _ in range(sum(not done.done() for done in ends)):
             self.note(0, 0, "unanswered", "")
@@ -98,7 +102,9 @@ class Connection(asyncio.Protocol):
             head = data[:end].lower()
             at = head.find(b"content-length:")
             stop = head.find(b"\r", at)
-            self.wanted = end + 4 + int(head[at + 15 : stop if stop > 0 else None])
+            self.wanted = (
+                end + 4 + int(head[at + 15 : stop if stop > 0 else None])
+            )
             self.status = data[9:12]
         if len(data) < self.wanted:
             self.rest = data
@@ -127,7 +133,12 @@ async def drive(
     parts, load = urlsplit(url), Load(request)
     host, port = parts.hostname or "127.0.0.1", parts.port or 80
     return await load.run(
-        lambda done: Connection(load, done), host, port, connections, seconds, warmup
+        lambda done: Connection(load, done),
+        host,
+        port,
+        connections,
+        seconds,
+        warmup,
     )
 
 
@@ -175,7 +186,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("url")
     parser.add_argument("--body", required=True, help="file with the body")
-    parser.add_argument("--header", action="append", default=[], help="NAME:VALUE")
+    parser.add_argument(
+        "--header", action="append", default=[], help="NAME:VALUE"
+    )
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--warmup", type=float, default=1)

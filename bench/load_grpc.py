@@ -108,7 +108,9 @@ def header_block(authority: str, path: str, metadata: dict[str, str]) -> bytes:
 
 
 def _literal(index: int, value: str) -> bytes:
-    return (bytes([index]) if index < 15 else bytes([15, index - 15])) + _text(value)
+    return (bytes([index]) if index < 15 else bytes([15, index - 15])) + _text(
+        value
+    )
 
 
 def _text(value: str) -> bytes:
@@ -206,24 +208,36 @@ class Connection(asyncio.Protocol):
             INITIAL_WINDOW: WINDOW,
             MAX_FRAME: 1 << 20,
         }
-        settings = b"".join(struct.pack(">HI", *item) for item in wanted.items())
+        settings = b"".join(
+            struct.pack(">HI", *item) for item in wanted.items()
+        )
         transport.write(PREFACE + frame(SETTINGS, 0, 0, settings))
-        transport.write(frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", WINDOW - 65535)))
+        transport.write(
+            frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", WINDOW - 65535))
+        )
 
     def send(self) -> None:
         """Start the next call."""
         self.started = time.perf_counter()
         calls, size = self.calls, len(self.calls.request)
         self.stream_window = self.initial
-        if size <= self.max_frame and size <= self.window and size <= self.initial:
+        if (
+            size <= self.max_frame
+            and size <= self.window
+            and size <= self.initial
+        ):
             self.window -= size
             stream, (head, block, data, message) = (
                 self.stream.to_bytes(4, "big"),
                 calls.frames,
             )
-            self.transport.write(b"".join((head, stream, block, data, stream, message)))
+            self.transport.write(
+                b"".join((head, stream, block, data, stream, message))
+            )
             return
-        self.transport.write(frame(HEADERS, END_HEADERS, self.stream, calls.headers))
+        self.transport.write(
+            frame(HEADERS, END_HEADERS, self.stream, calls.headers)
+        )
         self.unsent = calls.request
         self.send_more()
 
@@ -231,7 +245,8 @@ class Connection(asyncio.Protocol):
         """What the windows allow of a message that is larger than they are."""
         while (
             self.unsent
-            and (room := min(self.max_frame, self.window, self.stream_window)) > 0
+            and (room := min(self.max_frame, self.window, self.stream_window))
+            > 0
         ):
             part, self.unsent = self.unsent[:room], self.unsent[room:]
             self.window -= len(part)
@@ -275,7 +290,9 @@ class Connection(asyncio.Protocol):
             self.received = 0
         if self.calls.keep:
             self.answer += (
-                payload[1 : len(payload) - payload[0]] if flags & PADDED else payload
+                payload[1 : len(payload) - payload[0]]
+                if flags & PADDED
+                else payload
             )
         if flags & END_STREAM:  # a server of gRPC ends with trailers
             self.finish("no trailers")
@@ -298,7 +315,9 @@ class Connection(asyncio.Protocol):
                 self.calls.known[self.block] = status
         self.finish(status)
 
-    def on_other(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
+    def on_other(
+        self, kind: int, flags: int, stream: int, payload: bytes
+    ) -> None:
         """Settings, pings, windows and ends."""
         if kind == WINDOW_UPDATE:
             step = int.from_bytes(payload, "big")
@@ -400,7 +419,9 @@ def main() -> None:
     parser.add_argument(
         "--body", required=True, help="file with one serialised message"
     )
-    parser.add_argument("--metadata", action="append", default=[], help="NAME:VALUE")
+    parser.add_argument(
+        "--metadata", action="append", default=[], help="NAME:VALUE"
+    )
     parser.add_argument("--method", default=METHOD)
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=5)
@@ -409,7 +430,9 @@ def main() -> None:
     metadata = dict(one.partition(":")[::2] for one in told.metadata)
     with open(told.body, "rb") as file:
         calls = calls_of(told.address, file.read(), metadata, told.method)
-    uvloop.run(drive(told.address, calls, told.connections, told.seconds, told.warmup))
+    uvloop.run(
+        drive(told.address, calls, told.connections, told.seconds, told.warmup)
+    )
     print(json.dumps(summary(calls, told.seconds)))
 
 

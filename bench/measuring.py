@@ -90,7 +90,8 @@ def median(runs: Sequence[Figures]) -> Figures:
         for name in ("rps", "p50", "p99", "cpu")
     }
     worst = {
-        name: max(getattr(run, name) for run in runs) for name in ("stall", "silence")
+        name: max(getattr(run, name) for run in runs)
+        for name in ("stall", "silence")
     }
     return Figures(**values, **worst, failed=sum(run.failed for run in runs))
 
@@ -100,7 +101,9 @@ class Contestant(Protocol):
 
     name: str
 
-    def measure(self, connections: int, seconds: float, warmup: float) -> Figures:
+    def measure(
+        self, connections: int, seconds: float, warmup: float
+    ) -> Figures:
         """One run."""
 
     def pause(self) -> None:
@@ -132,7 +135,8 @@ class Server:
         end of its log.
         """
         self.log = (
-            folder / f"{'-'.join(self.name.lower().replace(',', '').split())}.log"
+            folder
+            / f"{'-'.join(self.name.lower().replace(',', '').split())}.log"
         )
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -227,11 +231,15 @@ class Target:
                 f"{self.name} answers {got[:4]}, ONNX Runtime {wanted.ravel()[:4]}"
             )
 
-    def start(self, connections: int, seconds: float, warmup: float) -> "Driven":
+    def start(
+        self, connections: int, seconds: float, warmup: float
+    ) -> "Driven":
         """Start the load in a process of its own."""
         return Driven(self, connections, seconds, warmup)
 
-    def measure(self, connections: int, seconds: float, warmup: float) -> Figures:
+    def measure(
+        self, connections: int, seconds: float, warmup: float
+    ) -> Figures:
         """One run."""
         return self.start(connections, seconds, warmup).result()
 
@@ -286,7 +294,11 @@ class Driven:
         self._before = cpu_seconds(target.server)
         self._share = seconds / (seconds + warmup)
         self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT, text=True
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=ROOT,
+            text=True,
         )
 
     def result(self) -> Figures:
@@ -392,7 +404,10 @@ def v2_targets(
     inputs, outputs = given
     auth = {"Authorization": f"Bearer {key}"} if key else {}
     targets = {}
-    for kind, encode in (("binary", bodies.v2_binary), ("json", bodies.v2_json)):
+    for kind, encode in (
+        ("binary", bodies.v2_binary),
+        ("json", bodies.v2_json),
+    ):
         body, headers = encode(inputs, outputs)
         read = lambda headers, body: bodies.read_v2(headers, body)[outputs[0]]  # noqa: E731
         targets[kind] = Target(

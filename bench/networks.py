@@ -36,13 +36,17 @@ class Network:
     def node(self, kind: str, *inputs: str, **attributes: Any) -> str:
         """One operator of one output."""
         name = f"{kind.lower()}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(kind, inputs, [name], name, **attributes))
+        self.nodes.append(
+            helper.make_node(kind, inputs, [name], name, **attributes)
+        )
         return name
 
     def constant(self, values: Any, kind: type = np.float32) -> str:
         """A weight with given values."""
         name = f"weight_{len(self.weights)}"
-        self.weights.append(numpy_helper.from_array(np.asarray(values, kind), name))
+        self.weights.append(
+            numpy_helper.from_array(np.asarray(values, kind), name)
+        )
         return name
 
     def weight(self, *shape: int, fan: int, gain: float = 1.0) -> str:
@@ -73,7 +77,9 @@ class Network:
         )
         pads = [side // 2 if stride else 0] * 4
         bias = self.constant(np.zeros(channels[1]))
-        return self.node("Conv", x, weight, bias, pads=pads, strides=[stride or 1] * 2)
+        return self.node(
+            "Conv", x, weight, bias, pads=pads, strides=[stride or 1] * 2
+        )
 
     def dense(self, x: str, width: int, wanted: int) -> str:
         """x @ weight + bias over the last axis."""
@@ -105,7 +111,11 @@ class Network:
             self.nodes,
             path.stem,
             [helper.make_tensor_value_info(*given)],
-            [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", width])],
+            [
+                helper.make_tensor_value_info(
+                    name, TensorProto.FLOAT, ["N", width]
+                )
+            ],
             self.weights,
         )
         model = helper.make_model(
@@ -127,14 +137,18 @@ def _cnn(path: Path) -> None:
     x = net.node("Relu", net.dense(x, 320, 50))
     x = net.node("Softmax", net.dense(x, 50, 10), axis=-1)
     net.save(
-        path, ("input", TensorProto.FLOAT, ["N", 1, 28, 28]), ("probabilities", x, 10)
+        path,
+        ("input", TensorProto.FLOAT, ["N", 1, 28, 28]),
+        ("probabilities", x, 10),
     )
 
 
 def _resnet(path: Path, blocks: list[int], *, bottleneck: bool) -> None:
     net = Network()
     x = net.node("Relu", net.convolution("input", (3, 64), 7, stride=2))
-    x = net.node("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
+    x = net.node(
+        "MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]
+    )
     width = 64
     for stage, count in enumerate(blocks):
         inner = 64 << stage
@@ -163,9 +177,13 @@ def _resnet(path: Path, blocks: list[int], *, bottleneck: bool) -> None:
                 )
                 x = x if last else net.node("Relu", x)
             x, width = net.node("Relu", net.node("Add", x, short)), wanted
-    x = net.dense(net.node("Flatten", net.node("GlobalAveragePool", x)), width, 1000)
+    x = net.dense(
+        net.node("Flatten", net.node("GlobalAveragePool", x)), width, 1000
+    )
     net.save(
-        path, ("input", TensorProto.FLOAT, ["N", 3, 224, 224]), ("scores", x, 1000)
+        path,
+        ("input", TensorProto.FLOAT, ["N", 3, 224, 224]),
+        ("scores", x, 1000),
     )
 
 
@@ -176,20 +194,28 @@ def _bottleneck(width: int, inner: int) -> list[tuple[int, int, int]]:
 def _bert(path: Path, layers: int, width: int, heads: int) -> None:
     net = Network()
     words = net.node(
-        "Gather", net.weight(VOCABULARY, width, fan=1, gain=0.5), "input_ids", axis=0
+        "Gather",
+        net.weight(VOCABULARY, width, fan=1, gain=0.5),
+        "input_ids",
+        axis=0,
     )
     x = net.normalised(
-        net.node("Add", words, net.weight(TOKENS, width, fan=1, gain=0.5)), width
+        net.node("Add", words, net.weight(TOKENS, width, fan=1, gain=0.5)),
+        width,
     )
     for _ in range(layers):
-        x = net.normalised(net.node("Add", x, _attention(net, x, width, heads)), width)
+        x = net.normalised(
+            net.node("Add", x, _attention(net, x, width, heads)), width
+        )
         inner = net.node("Gelu", net.dense(x, width, 4 * width))
         x = net.normalised(
             net.node("Add", x, net.dense(inner, 4 * width, width)), width
         )
     first = net.node("Gather", x, net.constant(0, np.int64), axis=1)
     x = net.dense(net.node("Tanh", net.dense(first, width, width)), width, 2)
-    net.save(path, ("input_ids", TensorProto.INT64, ["N", TOKENS]), ("logits", x, 2))
+    net.save(
+        path, ("input_ids", TensorProto.INT64, ["N", TOKENS]), ("logits", x, 2)
+    )
 
 
 def _attention(net: Network, x: str, width: int, heads: int) -> str:

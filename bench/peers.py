@@ -140,9 +140,15 @@ class FastApi(Peer):
         ]
         env = {"PYTHONPATH": str(ROOT), "BENCH_NETWORK": str(network)}
         self.launch(
-            command, self.folder(), env, f"http://127.0.0.1:{port}/openapi.json", 60
+            command,
+            self.folder(),
+            env,
+            f"http://127.0.0.1:{port}/openapi.json",
+            60,
         )
-        body = json.dumps({"inputs": item.tolist()}, separators=(",", ":")).encode()
+        body = json.dumps(
+            {"inputs": item.tolist()}, separators=(",", ":")
+        ).encode()
         return Target(
             self.name,
             f"http://127.0.0.1:{port}/predict",
@@ -162,7 +168,9 @@ class LitServe(Peer):
 
     def setup(self) -> None:
         """A virtual environment of its own."""
-        self.python = environment(self.cache / "litserve", sys.executable, [LITSERVE])
+        self.python = environment(
+            self.cache / "litserve", sys.executable, [LITSERVE]
+        )
 
     def start(self, network: Path, item: Array) -> Target:
         """Bytes of an item in, bytes of its scores out."""
@@ -173,7 +181,9 @@ class LitServe(Peer):
             str(network),
             str(port),
         ]
-        self.launch(command, self.folder(), {}, f"http://127.0.0.1:{port}/health", 90)
+        self.launch(
+            command, self.folder(), {}, f"http://127.0.0.1:{port}/health", 90
+        )
         return Target(
             self.name,
             f"http://127.0.0.1:{port}/predict",
@@ -196,7 +206,9 @@ class Triton(Peer):
         """A virtual environment of a system's Python that has a shared libpython, which the
         backend's stub loads.
         """
-        minor = next((n for n in range(13, 8, -1) if _has_shared_python(n)), None)
+        minor = next(
+            (n for n in range(13, 8, -1) if _has_shared_python(n)), None
+        )
         if minor is None:
             raise RuntimeError(
                 "needs /usr/bin/python3.N and its libpython3.N.so (N 9 to 13), as Debian has them"
@@ -221,7 +233,9 @@ class Triton(Peer):
             / f"3.{minor}"
             / "triton_python_backend_stub"
         )
-        if not (placed := self.home / "backends" / "python" / stub.name).exists():
+        if not (
+            placed := self.home / "backends" / "python" / stub.name
+        ).exists():
             shutil.copy2(stub, placed)
 
     def start(self, network: Path, item: Array) -> Target:
@@ -246,7 +260,11 @@ class Triton(Peer):
             "--backend-config",
             f"python,shm-region-prefix-name={self._shared_memory()}",
         ]
-        for service, port in (("http", http), ("grpc", grpc), ("metrics", metrics)):
+        for service, port in (
+            ("http", http),
+            ("grpc", grpc),
+            ("metrics", metrics),
+        ):
             command += [
                 f"--{service}-port",
                 str(port),
@@ -262,7 +280,13 @@ class Triton(Peer):
             60,
         )
         self.targets = v2_targets(
-            self, self.name, url, f"127.0.0.1:{grpc}", "cnn", "", (inputs, outputs)
+            self,
+            self.name,
+            url,
+            f"127.0.0.1:{grpc}",
+            "cnn",
+            "",
+            (inputs, outputs),
         )
         return self.targets["binary"]
 
@@ -315,7 +339,9 @@ def _has_shared_python(minor: int) -> bool:
     )
 
 
-def environment(folder: Path, python: str, installs: Sequence[Sequence[str]]) -> Path:
+def environment(
+    folder: Path, python: str, installs: Sequence[Sequence[str]]
+) -> Path:
     """The Python of a virtual environment, made anew when its packages are not those; raises
     `RuntimeError`.
     """
@@ -344,7 +370,9 @@ def environment(folder: Path, python: str, installs: Sequence[Sequence[str]]) ->
 
 def _run(command: Sequence[str]) -> None:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False
+        )
     except OSError as error:
         raise RuntimeError(f"{command[0]} can't be run: {error}") from error
     if done.returncode:
@@ -415,8 +443,12 @@ class Peers:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Options that all comparisons have."""
-    parser.add_argument("--seconds", type=float, default=4, help="length of one run")
-    parser.add_argument("--repeats", type=int, default=3, help="runs of each, in turns")
+    parser.add_argument(
+        "--seconds", type=float, default=4, help="length of one run"
+    )
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="runs of each, in turns"
+    )
     parser.add_argument(
         "--patience",
         type=float,
@@ -424,7 +456,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="seconds to wait for a quiet machine before each run",
     )
     parser.add_argument(
-        "--cache", type=Path, default=CACHE, help=f"environments and networks ({CACHE})"
+        "--cache",
+        type=Path,
+        default=CACHE,
+        help=f"environments and networks ({CACHE})",
     )
     parser.add_argument(
         "--peers",
@@ -437,10 +472,13 @@ def measure(told: Any) -> str:
     """Every peer at 1, 32 and 128 connections, Triton over gRPC, too; returns a Markdown table."""
     MACHINE.patience = told.patience
     with ExitStack() as stack:
-        peers = Peers([name for name in told.peers.split(",") if name], told.cache)
+        peers = Peers(
+            [name for name in told.peers.split(",") if name], told.cache
+        )
         stack.callback(peers.close)
         rows = [
-            [f"{name}: {reason}", *["-"] * 6] for name, reason in peers.missing.items()
+            [f"{name}: {reason}", *["-"] * 6]
+            for name, reason in peers.missing.items()
         ]
         for connections in (1, 32, 128):
             targets = list(peers.fastest.values())

@@ -28,7 +28,12 @@ def told(got: Figures) -> str:
 def renamed(target: Target, name: str) -> Target:
     """The same request under another name."""
     return Target(
-        name, target.url, target.body, target.headers, target.read, target.server
+        name,
+        target.url,
+        target.body,
+        target.headers,
+        target.read,
+        target.server,
     )
 
 
@@ -36,7 +41,8 @@ def cnn(bench: Bench) -> list[Row]:
     """V2 binary at 1, 32 and 128 connections beside every peer's fastest format."""
     ours = bench.cnn()["binary"]
     rows = [
-        Row(name, f"skipped: {reason}") for name, reason in bench.peers.missing.items()
+        Row(name, f"skipped: {reason}")
+        for name, reason in bench.peers.missing.items()
     ]
     for connections in (1, 32, 128):
         got = interleaved(
@@ -59,7 +65,10 @@ def cnn(bench: Bench) -> list[Row]:
         if connections == 32:
             rows += [
                 _ratio(f"{what}: of {title}", mine, got.get(title), bar)
-                for title, bar in (("Triton, V2 binary", 1.8), ("bare echo", 0.6))
+                for title, bar in (
+                    ("Triton, V2 binary", 1.8),
+                    ("bare echo", 0.6),
+                )
             ]
         rows += [
             Row(f"&nbsp;&nbsp;{name}, {connections}", told(one))
@@ -71,7 +80,9 @@ def cnn(bench: Bench) -> list[Row]:
 
 def _ratio(what: str, mine: Figures, other: Figures | None, bar: float) -> Row:
     if other is None or not other.rps:
-        return Row(what, "skipped: it could not be measured here", f">= {bar} x")
+        return Row(
+            what, "skipped: it could not be measured here", f">= {bar} x"
+        )
     ratio = mine.rps / other.rps
     return Row(what, f"**{ratio:.2f} x**", f">= {bar} x", ratio >= bar)
 
@@ -81,7 +92,9 @@ def v2_json(bench: Bench) -> list[Row]:
     contestants = [bench.cnn()["json"]]
     if "triton" in bench.peers.running:
         contestants.append(
-            renamed(bench.peers.running["triton"].targets["json"], "Triton, V2 JSON")
+            renamed(
+                bench.peers.running["triton"].targets["json"], "Triton, V2 JSON"
+            )
         )
     got = interleaved(contestants, 32, bench.told.seconds, bench.told.repeats)
     mine = got[bench.subject.name]
@@ -114,13 +127,20 @@ def grpc(bench: Bench) -> list[Row]:
     contestants = [ours]
     if "triton" in bench.peers.running:
         contestants.append(
-            renamed(bench.peers.running["triton"].targets["grpc"], "Triton, V2 gRPC")
+            renamed(
+                bench.peers.running["triton"].targets["grpc"], "Triton, V2 gRPC"
+            )
         )
     got = interleaved(contestants, 32, bench.told.seconds, bench.told.repeats)
     mine, other = got[ours.name], got.get("Triton, V2 gRPC")
     met = mine.rps >= other.rps if other else None
     rows = [
-        Row(f"{bench.title}, V2 gRPC, 32 connections", told(mine), ">= Triton", met)
+        Row(
+            f"{bench.title}, V2 gRPC, 32 connections",
+            told(mine),
+            ">= Triton",
+            met,
+        )
     ]
     return rows + (
         [Row("&nbsp;&nbsp;Triton, V2 gRPC, 32", told(other))] if other else []
@@ -150,7 +170,11 @@ def _heavy(bench: Bench, network: str, title: str) -> list[Row]:
         [str(path), "--network", network, "--threads", str(CORES)],
     )
     got = interleaved(
-        [limit, ours], 32, bench.told.seconds * HEAVY, bench.told.repeats, warmup=3
+        [limit, ours],
+        32,
+        bench.told.seconds * HEAVY,
+        bench.told.repeats,
+        warmup=3,
     )
     bench.mill.client.undeploy(network)
     return _against(title, got[ours.name], limit, got[limit.name], 0.95)
@@ -159,10 +183,11 @@ def _heavy(bench: Bench, network: str, title: str) -> list[Row]:
 def _against(
     title: str, mine: Figures, limit: Limit, most: Figures, bar: float
 ) -> list[Row]:
-    ratio, spread = mine.rps / most.rps, mine.p99 / mine.p50 if mine.p50 else 0.0
-    limited = (
-        f"{most.rps:.1f}/s (batch {limit.batch}, {most.cpu:,.0f} µs of a core each)"
+    ratio, spread = (
+        mine.rps / most.rps,
+        mine.p99 / mine.p50 if mine.p50 else 0.0,
     )
+    limited = f"{most.rps:.1f}/s (batch {limit.batch}, {most.cpu:,.0f} µs of a core each)"
     return [
         Row(f"{title}, 32 connections", told(mine)),
         Row(
@@ -171,7 +196,12 @@ def _against(
             f">= {bar} x",
             ratio >= bar,
         ),
-        Row(f"{title}: p99 / p50", f"**{spread:.2f}**", "<= 1.2", 0 < spread <= 1.2),
+        Row(
+            f"{title}: p99 / p50",
+            f"**{spread:.2f}**",
+            "<= 1.2",
+            0 < spread <= 1.2,
+        ),
     ]
 
 
@@ -191,7 +221,8 @@ def openvino(bench: Bench) -> list[Row]:
         precision = bench.told.precision
         options = {"replicas": 1, "threads": CORES}
         plain = renamed(
-            bench.mill.deploy(network, f"{network}-onnx", **options)["binary"], "onnx"
+            bench.mill.deploy(network, f"{network}-onnx", **options)["binary"],
+            "onnx",
         )
         name = f"{network}-openvino"
         fast = bench.mill.deploy(
@@ -268,10 +299,21 @@ def task(bench: Bench) -> list[Row]:
     bundle = mill.home / "artifacts" / "sha256" / digest[:2] / digest
     limit = Limit(
         "task in process",
-        ["--bundle", str(bundle), "--input", str(jpeg), "--threads", str(CORES)],
+        [
+            "--bundle",
+            str(bundle),
+            "--input",
+            str(jpeg),
+            "--threads",
+            str(CORES),
+        ],
     )
     got = interleaved(
-        [limit, ours], 32, bench.told.seconds * HEAVY, bench.told.repeats, warmup=3
+        [limit, ours],
+        32,
+        bench.told.seconds * HEAVY,
+        bench.told.repeats,
+        warmup=3,
     )
     mill.client.undeploy("photographs")
     return _against(
@@ -294,12 +336,12 @@ def _photographs(folder: Path) -> tuple[Path, Path]:
         (data / label).mkdir(parents=True)
         for number in range(24):
             noise = random.integers(0, 256, (16, 16, 3), np.uint8)
-            Image.fromarray(noise).resize((256, 256), Image.Resampling.BICUBIC).save(
-                data / label / f"{number}.png"
-            )
-    large = Image.fromarray(random.integers(0, 256, (90, 160, 3), np.uint8)).resize(
-        (1280, 720), Image.Resampling.BICUBIC
-    )
+            Image.fromarray(noise).resize(
+                (256, 256), Image.Resampling.BICUBIC
+            ).save(data / label / f"{number}.png")
+    large = Image.fromarray(
+        random.integers(0, 256, (90, 160, 3), np.uint8)
+    ).resize((1280, 720), Image.Resampling.BICUBIC)
     grain = random.normal(0, 6, (720, 1280, 3))
     pixels = np.clip(np.asarray(large) + grain, 0, 255).astype(np.uint8)
     Image.fromarray(pixels).save(folder / "large.jpg", quality=85)

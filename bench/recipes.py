@@ -80,7 +80,9 @@ def measure(only: str = "") -> str:
         found: dict[str, list[float]] = {kind: [] for kind in KINDS}
         for _ in range(ROUNDS):
             for kind in KINDS:
-                found[kind].append(_in_a_process(kind, number)["items_per_second"])
+                found[kind].append(
+                    _in_a_process(kind, number)["items_per_second"]
+                )
         ours, plain = (statistics.median(found[kind]) for kind in KINDS)
         ratio = statistics.median(
             one / other
@@ -102,7 +104,14 @@ def measure(only: str = "") -> str:
         )
         print("|", " | ".join(rows[-1]), "|", flush=True)
     return table(
-        ["recipe", "items/s, ours", "plain", "ratio (bar)", "where our time goes"], rows
+        [
+            "recipe",
+            "items/s, ours",
+            "plain",
+            "ratio (bar)",
+            "where our time goes",
+        ],
+        rows,
     )
 
 
@@ -137,10 +146,18 @@ def training(case: Case, folder: Path) -> Training:
     from modelmill.data.augment import NONE
     from modelmill.data.cache import Arrays
     from modelmill.jobs.objective import objective
-    from modelmill.tasks.base import Context, Signature, plan, recipe_named, task_named
+    from modelmill.tasks.base import (
+        Context,
+        Signature,
+        plan,
+        recipe_named,
+        task_named,
+    )
 
     task, recipe = task_named(case.task), recipe_named(case.task, case.recipe)
-    chosen = plan(recipe, {"scale": 2} if case.recipe == "super-resolution" else {})
+    chosen = plan(
+        recipe, {"scale": 2} if case.recipe == "super-resolution" else {}
+    )
     assert chosen.train is not None
     items = list(made(case, 8 * chosen.train.batch_size))
     labels = ["0", "1", "2", "3"]
@@ -162,7 +179,9 @@ def training(case: Case, folder: Path) -> Training:
     network = recipe.network(chosen.network, signature)
     aim, change = objective(task, recipe), None
     if aim.change is not None and chosen.augment not in (None, NONE):
-        change = functools.partial(_changed, aim.change, chosen.augment, signature)
+        change = functools.partial(
+            _changed, aim.change, chosen.augment, signature
+        )
     settings = msgspec.structs.replace(
         chosen.train, epochs=1 + EPOCHS, epoch_steps=case.steps
     )
@@ -188,7 +207,11 @@ def made(case: Case, count: int) -> Iterator[Any]:
         if not case.height:
             yield _text(case.task, str(number), label, rng)
             continue
-        shape = (case.height, case.width) if case.grey else (case.height, case.width, 3)
+        shape = (
+            (case.height, case.width)
+            if case.grey
+            else (case.height, case.width, 3)
+        )
         target: Any = None
         if case.task == "object-detection":
             target = [Box(label, 20, 20, 90, 100)]
@@ -218,14 +241,18 @@ def _text(task: str, name: str, label: str, rng: np.random.Generator) -> Any:
     if task == "question-answering":
         passage = words(120)
         asked = json.dumps({"question": words(10), "context": passage})
-        return Item(name, "", asked, target=((passage[:16].rpartition(" ")[0], 0),))
+        return Item(
+            name, "", asked, target=((passage[:16].rpartition(" ")[0], 0),)
+        )
     return Item(name, label, words(500 if task == "text-generation" else 20))
 
 
 # ---- both loops
 
 
-def ours(case: Case, watch: Callable[[Training], Training] = lambda one: one) -> float:
+def ours(
+    case: Case, watch: Callable[[Training], Training] = lambda one: one
+) -> float:
     """Items a second of the loop of a training job, without its first epoch."""
     from modelmill.data.cache import Arrays
     from modelmill.jobs.loop import Loop
@@ -246,7 +273,9 @@ def ours(case: Case, watch: Callable[[Training], Training] = lambda one: one) ->
             network, data, few, settings, aim, change, folder, events, Stop()
         ).run()
         events.close()
-    return statistics.median(row["samples_per_second"] for row in done.history[1:])
+    return statistics.median(
+        row["samples_per_second"] for row in done.history[1:]
+    )
 
 
 def plain(case: Case) -> float:
@@ -277,7 +306,9 @@ def plain(case: Case) -> float:
         for one in optimisers
     ]
     average = (
-        AveragedModel(network, multi_avg_fn=averaging(settings.ema), use_buffers=True)
+        AveragedModel(
+            network, multi_avg_fn=averaging(settings.ema), use_buffers=True
+        )
         if settings.ema
         else None
     )
@@ -287,7 +318,9 @@ def plain(case: Case) -> float:
         started = time.perf_counter()
         for tensors in loader:
             batch = dict(zip(arrays, tensors, strict=True))
-            losses = aim.loss(network, change(batch) if change else batch, settings)
+            losses = aim.loss(
+                network, change(batch) if change else batch, settings
+            )
             for part, loss in (
                 [("", losses)] if isinstance(losses, torch.Tensor) else losses
             ):
@@ -327,7 +360,9 @@ def shares(case: Case) -> dict[str, float]:
     def timed(name: str) -> Iterator[None]:
         started, inner = time.perf_counter(), sum(spent.values())
         yield
-        spent[name] += time.perf_counter() - started - (sum(spent.values()) - inner)
+        spent[name] += (
+            time.perf_counter() - started - (sum(spent.values()) - inner)
+        )
 
     def watched(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:
@@ -345,7 +380,8 @@ def shares(case: Case) -> dict[str, float]:
         marks.append(time.perf_counter())
         aim = one.aim._replace(loss=functools.partial(forward, one.aim.loss))
         return one._replace(
-            aim=aim, change=watched("changes", one.change) if one.change else None
+            aim=aim,
+            change=watched("changes", one.change) if one.change else None,
         )
 
     torch.Tensor.backward = watched("backward", torch.Tensor.backward)  # type: ignore[method-assign]
@@ -354,7 +390,11 @@ def shares(case: Case) -> dict[str, float]:
     )  # type: ignore[method-assign]
     for kind in {
         *Optimizer.__subclasses__(),
-        *(deep for k in Optimizer.__subclasses__() for deep in k.__subclasses__()),
+        *(
+            deep
+            for k in Optimizer.__subclasses__()
+            for deep in k.__subclasses__()
+        ),
     }:
         kind.step = watched("optimiser", kind.step)  # type: ignore[method-assign]
     ours(case, watch)
@@ -382,9 +422,9 @@ if __name__ == "__main__":
             print(
                 json.dumps(
                     {
-                        "items_per_second": {"ours": ours, "plain": plain}[sys.argv[1]](
-                            chosen
-                        )
+                        "items_per_second": {"ours": ours, "plain": plain}[
+                            sys.argv[1]
+                        ](chosen)
                     }
                 )
             )

@@ -113,7 +113,9 @@ def main() -> None:
     before = _sections(PAGE.read_text("utf-8")) if PAGE.exists() else {}
     blocks = [
         HEAD.format(
-            cores=os.cpu_count(), processor=processor(), python=machine.python_version()
+            cores=os.cpu_count(),
+            processor=processor(),
+            python=machine.python_version(),
         )
     ]
     for name, (title, text) in SECTIONS.items():

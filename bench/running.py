@@ -18,7 +18,9 @@ CLI = [sys.executable, "-m", "modelmill.cli"]
 def shared(name: str) -> Path | None:
     """A data set of `MODELMILL_SHARED` (../shared), or None when it is not on this machine."""
     path = (
-        Path(os.environ.get("MODELMILL_SHARED", ROOT.parent / "shared")) / "data" / name
+        Path(os.environ.get("MODELMILL_SHARED", ROOT.parent / "shared"))
+        / "data"
+        / name
     )
     return path if path.exists() else None
 

@@ -43,7 +43,8 @@ USUAL = [name for name in MEASUREMENTS if name != "bert-base"]
 def options() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "measurements",
@@ -56,14 +57,24 @@ def options() -> argparse.ArgumentParser:
         "--precision", default="bf16", help="of the OpenVINO rows (bf16)"
     )
     parser.add_argument(
-        "--models", type=int, default=200, help="idle models of the measurement 'many'"
+        "--models",
+        type=int,
+        default=200,
+        help="idle models of the measurement 'many'",
     )
     parser.add_argument(
-        "--keys", type=int, default=10_000, help="keys of the measurement 'many'"
+        "--keys",
+        type=int,
+        default=10_000,
+        help="keys of the measurement 'many'",
     )
-    parser.add_argument("--url", default="", help="a V2 server that runs already")
+    parser.add_argument(
+        "--url", default="", help="a V2 server that runs already"
+    )
     parser.add_argument("--model", default="cnn", help="its model")
-    parser.add_argument("--key", default="", help="sent to it as a bearer token")
+    parser.add_argument(
+        "--key", default="", help="sent to it as a bearer token"
+    )
     parser.add_argument("--grpc", default="", help="HOST:PORT of its gRPC")
     return parser
 
@@ -83,7 +94,9 @@ def measure(arguments: list[str]) -> str:
         for name in names:
             for row in _rows(bench, name):
                 rows.append(row.cells())
-                print(f"| {' | '.join(rows[-1])} |", file=sys.stderr, flush=True)
+                print(
+                    f"| {' | '.join(rows[-1])} |", file=sys.stderr, flush=True
+                )
     finally:
         # Nothing that was started may be left behind
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -42,7 +42,9 @@ def measure(arguments: list[str]) -> str:
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     told = parser.parse_args(arguments)
     if unknown := [part for part in told.parts if part not in PARTS]:
-        parser.error(f"unknown: {', '.join(unknown)}; there are: {', '.join(PARTS)}")
+        parser.error(
+            f"unknown: {', '.join(unknown)}; there are: {', '.join(PARTS)}"
+        )
     rows = []
     for name, part in PARTS.items():
         if name in told.parts or not told.parts:
@@ -60,7 +62,9 @@ def _training(seconds: float, rounds: int) -> list[list[str]]:
             for how in BUSY:
                 speed = _trained(setting, how, seconds)
                 speeds.setdefault((setting, how), []).append(speed)
-                print(number, setting, how, f"{speed:,.0f} samples/s", flush=True)
+                print(
+                    number, setting, how, f"{speed:,.0f} samples/s", flush=True
+                )
     return [_training_row(setting, speeds) for setting in SETTINGS]
 
 
@@ -137,7 +141,10 @@ def train(seconds: float) -> float:
         for split, (images, labels) in pictures().items()
     }
     few = Arrays(
-        *({k: v[:500] for k, v in part.items()} for part in _parts(data["test"]))
+        *(
+            {k: v[:500] for k, v in part.items()}
+            for part in _parts(data["test"])
+        )
     )
     spec = TensorSpec(name="image", datatype="UINT8", shape=[-1, 28, 28, 1])
     how = Preprocessing(
@@ -148,7 +155,11 @@ def train(seconds: float) -> float:
         cnn.Settings(), Signature(inputs=[spec], classes=10, preprocessing=how)
     )
     settings = msgspec.structs.replace(
-        cnn.TRAIN, epochs=1000, epoch_steps=20, time=f"{seconds:g}s", batch_size=128
+        cnn.TRAIN,
+        epochs=1000,
+        epoch_steps=20,
+        time=f"{seconds:g}s",
+        batch_size=128,
     )
     with tempfile.TemporaryDirectory() as folder:
         events = Events(Path(folder) / "events.jsonl")
@@ -184,7 +195,9 @@ def _serving(seconds: float, rounds: int) -> list[list[str]]:
             "this benchmark deploys the CNN of MNIST; MODELMILL_SHARED names no folder that has it"
         )
     with platform() as running:
-        running.run("data", "add", MODEL, str(path), "--task", "image-classification")
+        running.run(
+            "data", "add", MODEL, str(path), "--task", "image-classification"
+        )
         running.run("train", MODEL, *_options("epochs=1"), "--wait")
         running.run("deploy", MODEL, "--wait")
         found: dict[str, list[float]] = {how: [] for how in BUSY}
@@ -195,7 +208,10 @@ def _serving(seconds: float, rounds: int) -> list[list[str]]:
                 found["busy"].append(_slowest(running, seconds))
             finally:
                 running.run("cancel", str(job))
-            print(number, {how: f"{times[-1]:.1f} ms" for how, times in found.items()})
+            print(
+                number,
+                {how: f"{times[-1]:.1f} ms" for how, times in found.items()},
+            )
     alone, busy = (statistics.median(found[how]) for how in BUSY)
     return [
         [
@@ -210,7 +226,14 @@ def _serving(seconds: float, rounds: int) -> list[list[str]]:
 
 def _options(*settings: str) -> list[str]:
     chosen = [word for one in settings for word in ("--set", one)]
-    what = ["--task", "image-classification", "--data", MODEL, "--recipe", "cnn"]
+    what = [
+        "--task",
+        "image-classification",
+        "--data",
+        MODEL,
+        "--recipe",
+        "cnn",
+    ]
     return [*what, *chosen]
 
 
@@ -234,14 +257,19 @@ def _slowest(running: Platform, seconds: float) -> float:
         "data": [7] * 784,
     }
     body = json.dumps({"inputs": [tensor]}).encode()
-    headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+    headers = {
+        "Authorization": f"Bearer {key}",
+        "Content-Type": "application/json",
+    }
     place = f"{url}/v2/models/{MODEL}/infer"
     httpx2.post(place, content=body, headers=headers).raise_for_status()
     request = request_of(place, body, headers)
     load = asyncio.run(drive(place, request, CONNECTIONS, seconds, WARMUP))
     told = summary(load, seconds)
     if told["failed"]:
-        raise SystemExit(f"{told['failed']} predictions failed: {told['statuses']}")
+        raise SystemExit(
+            f"{told['failed']} predictions failed: {told['statuses']}"
+        )
     return float(told["p99"])
 
 

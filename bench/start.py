@@ -29,7 +29,9 @@ def measure() -> str:
                 "this benchmark deploys the CNN of MNIST; MODELMILL_SHARED names no folder that "
                 "has it"
             )
-        running.run("data", "add", "mnist", str(path), "--task", "image-classification")
+        running.run(
+            "data", "add", "mnist", str(path), "--task", "image-classification"
+        )
         options = [
             "--task",
             "image-classification",
@@ -104,7 +106,9 @@ def _memory(running: Platform) -> float:
     }
     with httpx2.Client(headers=_headers(running)) as client:
         for _ in range(200):
-            client.post(f"{url}/v2/models/mnist/infer", json=body).raise_for_status()
+            client.post(
+                f"{url}/v2/models/mnist/infer", json=body
+            ).raise_for_status()
     total = 0
     for child in psutil.Process(running.process.pid).children():
         if " ".join(child.cmdline()).startswith(

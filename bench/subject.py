@@ -74,7 +74,9 @@ class Modelmill(Server):
             )
             self._imported.add(network)
 
-    def deploy(self, network: str, name: str = "", **options: Any) -> dict[str, Target]:
+    def deploy(
+        self, network: str, name: str = "", **options: Any
+    ) -> dict[str, Target]:
         """Serve a reference network; its requests of one item, whose answers were found right."""
         self.bring(network)
         self.client.deploy(network, name=name or network, wait=True, **options)
@@ -92,7 +94,10 @@ class Modelmill(Server):
         answer = {"cnn": "probabilities"}.get(
             network, "logits" if network.startswith("bert") else "scores"
         )
-        given = {networks.INPUTS[network][0]: networks.example(network)}, [answer]
+        given = (
+            {networks.INPUTS[network][0]: networks.example(network)},
+            [answer],
+        )
         return v2_targets(
             self, self.name, self.client.url, self.grpc, name, self.key, given
         )
@@ -117,7 +122,8 @@ class Modelmill(Server):
         return [
             one
             for one in self.processes()
-            if _title(one) == wanted or (not name and _title(one).startswith(wanted))
+            if _title(one) == wanted
+            or (not name and _title(one).startswith(wanted))
         ]
 
     def stop(self) -> None:
@@ -149,10 +155,18 @@ class Foreign(Server):
         self.key = told.key
         self.grpc = told.grpc
 
-    def deploy(self, network: str, name: str = "", **options: Any) -> dict[str, Target]:
+    def deploy(
+        self, network: str, name: str = "", **options: Any
+    ) -> dict[str, Target]:
         """Requests for its model, made from the metadata; answers are looked at, not compared."""
         targets = v2_targets(
-            self, self.name, self.url, self.grpc, self.model, self.key, self._given()
+            self,
+            self.name,
+            self.url,
+            self.grpc,
+            self.model,
+            self.key,
+            self._given(),
         )
         for target in targets.values():
             target.ask()
@@ -160,7 +174,9 @@ class Foreign(Server):
 
     def _given(self) -> tuple[dict[str, Array], list[str]]:
         headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
-        answer = httpx2.get(f"{self.url}/v2/models/{self.model}", headers=headers)
+        answer = httpx2.get(
+            f"{self.url}/v2/models/{self.model}", headers=headers
+        )
         if answer.status_code != 200:
             raise SystemExit(
                 f"{self.url} does not serve '{self.model}': {answer.status_code} "
@@ -192,7 +208,9 @@ class Bench:
     @property
     def title(self) -> str:
         """What is asked for, as the table names it."""
-        return "CNN" if isinstance(self.subject, Modelmill) else self.subject.model
+        return (
+            "CNN" if isinstance(self.subject, Modelmill) else self.subject.model
+        )
 
     @property
     def mill(self) -> Modelmill:
@@ -207,7 +225,8 @@ class Bench:
     def peers(self) -> Peers:
         """The peers, started when they are first asked for, and paused."""
         peers = Peers(
-            [name for name in self.told.peers.split(",") if name], self.told.cache
+            [name for name in self.told.peers.split(",") if name],
+            self.told.cache,
         )
         peers.pause()
         return peers
@@ -215,7 +234,9 @@ class Bench:
     def cnn(self) -> dict[str, Target]:
         """Requests to the CNN, deployed once, on one thread."""
         if "cnn" not in self._deployed:
-            self._deployed["cnn"] = self.subject.deploy("cnn", replicas=1, threads=1)
+            self._deployed["cnn"] = self.subject.deploy(
+                "cnn", replicas=1, threads=1
+            )
         return self._deployed["cnn"]
 
     def close(self) -> None:

@@ -47,7 +47,11 @@ def measure() -> str:
     ratio = speed["ours"] / speed["plain"]
     rows = [
         ["modelmill `cnn`", f"{speed['ours']:,.0f}", " / ".join(right["ours"])],
-        ["plain DataLoader loop", f"{speed['plain']:,.0f}", " / ".join(right["plain"])],
+        [
+            "plain DataLoader loop",
+            f"{speed['plain']:,.0f}",
+            " / ".join(right["plain"]),
+        ],
         [
             f"**ratio {ratio:.2f}** (bar 2.0: {'met' if ratio >= 2 else 'MISSED'})",
             "",
@@ -64,7 +68,9 @@ def _in_a_process(kind: str, seed: int) -> dict[str, float]:
 
     env = {**os.environ, **(ENVIRONMENT if kind == "ours" else {})}
     command = [sys.executable, "-m", "bench.training", kind, str(seed)]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        command, env=env, capture_output=True, text=True, check=True
+    )
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
@@ -75,7 +81,8 @@ def pictures() -> dict[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
         rng = np.random.default_rng(0)
         labels = rng.integers(0, 10, 12_000)
         images = (
-            rng.integers(0, 60, (12_000, 28, 28, 1)) + 15 * labels[:, None, None, None]
+            rng.integers(0, 60, (12_000, 28, 28, 1))
+            + 15 * labels[:, None, None, None]
         ).astype(np.uint8)
         return {
             "train": (images[:10_000], labels[:10_000]),
@@ -83,8 +90,12 @@ def pictures() -> dict[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
         }
     sets = {}
     for split, name in (("train", "train"), ("test", "t10k")):
-        images = gzip.decompress((folder / f"{name}-images-idx3-ubyte.gz").read_bytes())
-        labels = gzip.decompress((folder / f"{name}-labels-idx1-ubyte.gz").read_bytes())
+        images = gzip.decompress(
+            (folder / f"{name}-images-idx3-ubyte.gz").read_bytes()
+        )
+        labels = gzip.decompress(
+            (folder / f"{name}-labels-idx1-ubyte.gz").read_bytes()
+        )
         sets[split] = (
             np.frombuffer(images, np.uint8, offset=16).reshape(-1, 28, 28, 1),
             np.frombuffer(labels, np.uint8, offset=8).astype(np.int64),
@@ -120,7 +131,11 @@ def ours(seed: int) -> dict[str, float]:
     )
     aim = objective(task_named("image-classification"), cnn)
     settings = msgspec.structs.replace(
-        cnn.TRAIN, epochs=EPOCHS, batch_size=BATCH, learning_rate=RATE, seed=seed
+        cnn.TRAIN,
+        epochs=EPOCHS,
+        batch_size=BATCH,
+        learning_rate=RATE,
+        seed=seed,
     )
     with tempfile.TemporaryDirectory() as folder:
         events = Events(Path(folder) / "events.jsonl")
@@ -156,7 +171,9 @@ def plain(seed: int) -> dict[str, float]:
     torch.manual_seed(seed)
     sets = {}
     for split, (images, labels) in pictures().items():
-        x = (torch.tensor(images).permute(0, 3, 1, 2).float() / 255 - 0.1307) / 0.3081
+        x = (
+            torch.tensor(images).permute(0, 3, 1, 2).float() / 255 - 0.1307
+        ) / 0.3081
         sets[split] = TensorDataset(x.contiguous(), torch.tensor(labels))
     network = nn.Sequential(
         *[
@@ -206,4 +223,8 @@ if __name__ == "__main__":
     if len(sys.argv) == 1:
         print(measure())
     else:
-        print(json.dumps({"ours": ours, "plain": plain}[sys.argv[1]](int(sys.argv[2]))))
+        print(
+            json.dumps(
+                {"ours": ours, "plain": plain}[sys.argv[1]](int(sys.argv[2]))
+            )
+        )

@@ -35,7 +35,9 @@ def measure() -> str:
         running.run("deploy", name, "--wait")
         with Client(home=running.home) as client:
             found = client.predict(name, *SENTENCES)
-    figures = table(accuracy.HEADS, [[*row[:-1], "`python -m bench.translations`"]])
+    figures = table(
+        accuracy.HEADS, [[*row[:-1], "`python -m bench.translations`"]]
+    )
     said = [[one["input"], one["output"]["translation_text"]] for one in found]
     return f"{figures}\n\n{table(['sentence', 'its translation'], said)}"
 

@@ -38,7 +38,15 @@ def checkout(commit: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="modelmill-commit-") as folder:
         place = Path(folder) / "checkout"
         subprocess.run(
-            [*git, "worktree", "add", "--quiet", "--detach", str(place), commit],
+            [
+                *git,
+                "worktree",
+                "add",
+                "--quiet",
+                "--detach",
+                str(place),
+                commit,
+            ],
             check=True,
         )
         try:
@@ -65,7 +73,9 @@ def serving(other: Path, options: argparse.Namespace) -> list[list[str]]:
         rows = [["batch size of both", str(batch), ""]]
         for key, title in FORMATS.items():
             pair = [renamed(targets[name][key], name) for name in targets]
-            got = interleaved(pair, CONNECTIONS, options.seconds, options.repeats)
+            got = interleaved(
+                pair, CONNECTIONS, options.seconds, options.repeats
+            )
             this, that = got["this"], got["that"]
             failed = this.failed + that.failed
             rows.append(
@@ -99,13 +109,17 @@ def deployed_alike(
             return targets, next(iter(sizes.values()))
         for mill in mills.values():
             mill.client.undeploy(name)
-    raise SystemExit(f"no equal batch sizes in {TRIES} tries; the last are {sizes}")
+    raise SystemExit(
+        f"no equal batch sizes in {TRIES} tries; the last are {sizes}"
+    )
 
 
 def _batch_size(mill: Modelmill) -> int:
     # Read from the database: an older commit does not tell it
     with closing(sqlite3.connect(mill.home / "modelmill.db")) as database:
-        rows = database.execute("SELECT batch FROM replica ORDER BY id").fetchall()
+        rows = database.execute(
+            "SELECT batch FROM replica ORDER BY id"
+        ).fetchall()
     return int(rows[-1][0])
 
 
@@ -157,7 +171,9 @@ def start(other: Path, options: argparse.Namespace) -> list[list[str]]:
             )
             seen.append(time.perf_counter() - began)
     this, that = (statistics.median(values) for values in times.values())
-    return [_row("modelmill --help", that / this, f"{this:.2f} s of {that:.2f} s")]
+    return [
+        _row("modelmill --help", that / this, f"{this:.2f} s of {that:.2f} s")
+    ]
 
 
 def _row(what: str, ratio: float, figures: str) -> list[str]:
@@ -177,10 +193,17 @@ def measure(arguments: list[str]) -> str:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("commit", help="what this checkout is compared with")
     parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}")
-    parser.add_argument("--seconds", type=float, default=2.0, help="of a run (2)")
-    parser.add_argument("--repeats", type=int, default=15, help="runs of each (15)")
     parser.add_argument(
-        "--patience", type=float, default=20.0, help="seconds to wait for quiet (20)"
+        "--seconds", type=float, default=2.0, help="of a run (2)"
+    )
+    parser.add_argument(
+        "--repeats", type=int, default=15, help="runs of each (15)"
+    )
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=20.0,
+        help="seconds to wait for quiet (20)",
     )
     parser.add_argument("--cache", type=Path, default=peers.CACHE)
     options = parser.parse_args(arguments)
@@ -191,7 +214,9 @@ def measure(arguments: list[str]) -> str:
             for name in options.parts or PARTS
             for row in PARTS[name](other, options)
         ]
-    return f"{table(['what', 'ratio', 'this of that'], rows)}\n\n{MACHINE.told()}"
+    return (
+        f"{table(['what', 'ratio', 'this of that'], rows)}\n\n{MACHINE.told()}"
+    )
 
 
 if __name__ == "__main__":

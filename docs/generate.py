@@ -34,7 +34,11 @@ def page(title: str, *blocks: str) -> str:
     """A whole page: title, then blocks between empty lines."""
     return (
         "\n\n".join(
-            [NOTE, f"# {title}", *(block.strip() for block in blocks if block.strip())]
+            [
+                NOTE,
+                f"# {title}",
+                *(block.strip() for block in blocks if block.strip()),
+            ]
         )
         + "\n"
     )
@@ -44,10 +48,15 @@ def table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     """A Markdown table; empty when there are no rows."""
     heads, rows = (
         list(heads),
-        [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows],
+        [
+            [cell.replace("|", "\\|").replace("\n", " ") for cell in row]
+            for row in rows
+        ],
     )
     lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) if rows else ""
+    return (
+        "\n".join(f"| {' | '.join(line)} |" for line in lines) if rows else ""
+    )
 
 
 def code(text: Any) -> str:
@@ -97,7 +106,11 @@ def api_page() -> str:
     nothing = cast(
         Any,
         SimpleNamespace(
-            datasets=None, registry=None, jobs=None, indexes=None, deployments=None
+            datasets=None,
+            registry=None,
+            jobs=None,
+            indexes=None,
+            deployments=None,
         ),
     )
     document = make_api(nothing, lambda error: STATUS[error.code]).openapi()
@@ -113,7 +126,8 @@ def api_page() -> str:
         for block in (f"## Admin: {tag}", *blocks)
     ]
     shapes = [
-        _shape(name, schema) for name, schema in sorted(_shapes(document).items())
+        _shape(name, schema)
+        for name, schema in sorted(_shapes(document).items())
     ]
     return page(
         "The REST API",
@@ -137,12 +151,22 @@ def _kinds() -> Iterator[str]:
     yield "## Kinds of input and output"
     yield KINDS_INTRO
     inputs = [
-        (code(kind.name), kind.in_json, _media(kind.media), _example(kind.example()))
+        (
+            code(kind.name),
+            kind.in_json,
+            _media(kind.media),
+            _example(kind.example()),
+        )
         for kind in input_kinds()
     ]
     yield table(("input", "in JSON", "media types", "example"), inputs)
     outputs = [
-        (code(kind.name), kind.meaning, _media(kind.media), _example(kind.example()))
+        (
+            code(kind.name),
+            kind.meaning,
+            _media(kind.media),
+            _example(kind.example()),
+        )
         for kind in output_kinds()
     ]
     yield table(("output", "what it is", "media types", "example"), outputs)
@@ -154,7 +178,9 @@ def _media(types: Iterable[str]) -> str:
 
 def _example(value: Any) -> str:
     """An example as JSON, base64 left out; nothing for a file."""
-    text = "" if isinstance(value, bytes) else msgspec.json.encode(value).decode()
+    text = (
+        "" if isinstance(value, bytes) else msgspec.json.encode(value).decode()
+    )
     return code(re.sub(r'"[\w+/]{60,}=*"', '"..."', text))
 
 
@@ -177,7 +203,10 @@ def _prediction_routes() -> Iterator[str]:
 
 
 def _operation(document: Json, path: str, method: str, operation: Json) -> str:
-    blocks = [f"### {method.upper()} `{path}`", operation.get("description", "")]
+    blocks = [
+        f"### {method.upper()} `{path}`",
+        operation.get("description", ""),
+    ]
     rows = [
         (
             code(p["name"]),
@@ -189,11 +218,16 @@ def _operation(document: Json, path: str, method: str, operation: Json) -> str:
         for p in operation.get("parameters", [])
     ]
     blocks.append(
-        table(("parameter", "in", "type", "required", "default", "meaning"), rows)
+        table(
+            ("parameter", "in", "type", "required", "default", "meaning"), rows
+        )
     )
     for parameter in operation.get("parameters", []):
         if "properties" in _schema(parameter):
-            blocks += [f"`{parameter['name']}` holds:", _fields(_schema(parameter))]
+            blocks += [
+                f"`{parameter['name']}` holds:",
+                _fields(_schema(parameter)),
+            ]
     if "requestBody" in operation:
         blocks += _body(document, operation["requestBody"])
     for status, response in operation["responses"].items():
@@ -289,7 +323,9 @@ def _type(schema: Json) -> str:
         for key, word in (("minimum", "from"), ("maximum", "to"))
         if key in schema
     ]
-    return " ".join([schema.get("format") or schema.get("type", "any"), *limits])
+    return " ".join(
+        [schema.get("format") or schema.get("type", "any"), *limits]
+    )
 
 
 # ---- tasks, formats and recipes
@@ -341,7 +377,8 @@ def _task(name: str) -> Iterator[str]:
 def _formats(task: Any) -> Iterator[tuple[str, str, str]]:
     for name, module in fitting(task).items():
         options = "; ".join(
-            f"`{option}`: {meaning}" for option, meaning in module.OPTIONS.items()
+            f"`{option}`: {meaning}"
+            for option, meaning in module.OPTIONS.items()
         )
         yield code(name), module.SUMMARY, options
 
@@ -358,7 +395,9 @@ def _parameters_of(kind: Any) -> Iterator[tuple[str, str, str, str]]:
 
 
 def _settings_of(part: Any) -> Iterator[tuple[str, str, str, str]]:
-    types = {field.name: field.type for field in msgspec.structs.fields(type(part))}
+    types = {
+        field.name: field.type for field in msgspec.structs.fields(type(part))
+    }
     for row in describe(part):
         default = msgspec.json.encode(row["default"]).decode().strip('"')
         yield (
@@ -409,14 +448,22 @@ def sdk_page() -> str:
     """`Client`: signatures and docstrings, in the order of the source."""
     sources = sorted(Path(client.__file__).parent.glob("*.py"))
     nodes = [
-        node for path in sources for node in ast.parse(path.read_text("utf-8")).body
+        node
+        for path in sources
+        for node in ast.parse(path.read_text("utf-8")).body
     ]
-    classes = {node.name: node for node in nodes if isinstance(node, ast.ClassDef)}
+    classes = {
+        node.name: node for node in nodes if isinstance(node, ast.ClassDef)
+    }
     parts = [
-        classes[name].body for name in ("Connection", "Client", "Texts", "Indexes")
+        classes[name].body
+        for name in ("Connection", "Client", "Texts", "Indexes")
     ]
     methods = [
-        node for body in parts for node in body if isinstance(node, ast.FunctionDef)
+        node
+        for body in parts
+        for node in body
+        if isinstance(node, ast.FunctionDef)
     ]
     shown = [
         _method(node)
@@ -442,7 +489,11 @@ def sdk_page() -> str:
 def _method(node: ast.FunctionDef) -> str:
     made = node.name == "__init__"
     name = "Client" if made else node.name
-    returns = "" if made or node.returns is None else f" -> {ast.unparse(node.returns)}"
+    returns = (
+        ""
+        if made or node.returns is None
+        else f" -> {ast.unparse(node.returns)}"
+    )
     arguments = list(_arguments(node.args))[1:]
     text = f"{name}({', '.join(arguments)}){returns}"
     if len(text) > 100:
@@ -452,7 +503,9 @@ def _method(node: ast.FunctionDef) -> str:
 
 def _arguments(given: ast.arguments) -> Iterator[str]:
     """One argument at a time, as the source has them."""
-    defaults: list[ast.expr | None] = [None] * (len(given.args) - len(given.defaults))
+    defaults: list[ast.expr | None] = [None] * (
+        len(given.args) - len(given.defaults)
+    )
     yield from map(_argument, given.args, [*defaults, *given.defaults])
     if given.vararg or given.kwonlyargs:
         yield f"*{_argument(given.vararg, None) if given.vararg else ''}"
@@ -596,7 +649,10 @@ def main(arguments: list[str]) -> int:
     ]
     for path in old:
         if "--check" in arguments:
-            print(f"docs/{path.name} is out of date: run `make docs`", file=sys.stderr)
+            print(
+                f"docs/{path.name} is out of date: run `make docs`",
+                file=sys.stderr,
+            )
         else:
             path.write_text(pages[path], "utf-8")
             print(f"wrote docs/{path.name}")

@@ -133,7 +133,9 @@ def outcomes(report: Path) -> list[Outcome]:
 
 def words(function: str) -> str:
     """What a test is about."""
-    return WORDS.get(function) or function.removeprefix("test_").replace("_", " ")
+    return WORDS.get(function) or function.removeprefix("test_").replace(
+        "_", " "
+    )
 
 
 def verdict(found: Sequence[Outcome]) -> str:
@@ -158,14 +160,20 @@ def verdict(found: Sequence[Outcome]) -> str:
 
 def page(found: Sequence[Outcome], versions: Mapping[str, str]) -> str:
     """The whole page."""
-    clients = ", ".join(f"{name} {version}" for name, version in versions.items())
+    clients = ", ".join(
+        f"{name} {version}" for name, version in versions.items()
+    )
     parts = [HEAD, f"Clients: {clients}.\n"]
     for title, columns in SECTIONS.items():
-        parts.append(f"## {title}\n\n" + "\n".join(_table(found, columns)) + "\n")
+        parts.append(
+            f"## {title}\n\n" + "\n".join(_table(found, columns)) + "\n"
+        )
     return "\n".join(parts)
 
 
-def _table(found: Sequence[Outcome], columns: Mapping[str, str]) -> Iterable[str]:
+def _table(
+    found: Sequence[Outcome], columns: Mapping[str, str]
+) -> Iterable[str]:
     mine = [outcome for outcome in found if outcome.module in columns]
     features = list(dict.fromkeys(words(outcome.function) for outcome in mine))
     # What works comes first; within that, the order of the kit's own tests.
@@ -173,7 +181,11 @@ def _table(found: Sequence[Outcome], columns: Mapping[str, str]) -> Iterable[str
     cells = {
         feature: [
             verdict(
-                [o for o in mine if o.module == module and words(o.function) == feature]
+                [
+                    o
+                    for o in mine
+                    if o.module == module and words(o.function) == feature
+                ]
             )
             for module in columns
         ]

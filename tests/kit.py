@@ -46,14 +46,21 @@ VARIABLES = {
     "MODEL_QUESTION_ANSWERING": "librarian",
     "MODEL_FILL_MASK": "guesser",
     **dict.fromkeys(
-        ("MODEL_FEATURE_EXTRACTION", "MODEL_SENTENCE_SIMILARITY", "MODEL_EMBEDDING"),
+        (
+            "MODEL_FEATURE_EXTRACTION",
+            "MODEL_SENTENCE_SIMILARITY",
+            "MODEL_EMBEDDING",
+        ),
         "thinker",
     ),
-    **dict.fromkeys(("MODEL_AUTOMATIC_SPEECH_RECOGNITION", "MODEL_ASR"), "scribe"),
+    **dict.fromkeys(
+        ("MODEL_AUTOMATIC_SPEECH_RECOGNITION", "MODEL_ASR"), "scribe"
+    ),
     "MODEL_ASR_TRANSLATE": "scribe+interpreter",
     "MODEL_AUDIO_CLASSIFICATION": "listener",
     **{
-        f"MODEL_IDENTITY_{datatype}": name for name, datatype in home.IDENTITIES.items()
+        f"MODEL_IDENTITY_{datatype}": name
+        for name, datatype in home.IDENTITIES.items()
     },
     "MODEL_IDENTITY_BYTES": "echo",
 }
@@ -107,7 +114,10 @@ def versions(python: Path) -> dict[str, str]:
         "sys.argv[1:]}))"
     )
     done = subprocess.run(
-        [str(python), "-c", code, *PACKAGES], check=True, capture_output=True, text=True
+        [str(python), "-c", code, *PACKAGES],
+        check=True,
+        capture_output=True,
+        text=True,
     )
     found: dict[str, str] = json.loads(done.stdout)
     return found
@@ -124,7 +134,9 @@ def serving(folder: Path) -> Iterator[tuple[Platform, str]]:
     )
     try:
         names = [
-            name for name in MODELS if brought(platform.client, folder / "made", name)
+            name
+            for name in MODELS
+            if brought(platform.client, folder / "made", name)
         ]
         for name in names:
             platform.client.deploy(name)
@@ -193,7 +205,9 @@ def ask(python: Path, kit: Path, told: dict[str, str], report: Path) -> None:
     ]
     command += ["-o", "junit_family=xunit2", f"--junitxml={report}"]
     env = {**plain, **told, "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run(command, cwd=kit, env=env, timeout=RUN_SECONDS, check=False)
+    done = subprocess.run(
+        command, cwd=kit, env=env, timeout=RUN_SECONDS, check=False
+    )
     if not report.exists():
         raise MillError(
             f"the kit ended with status {done.returncode} and left no report"
@@ -204,7 +218,9 @@ def main() -> int:
     """Run the kit and write the page; 0 when nothing failed, 2 when the kit is not on this
     machine.
     """
-    kit = Path(os.environ.get("MODELMILL_SHARED", ROOT.parent / "shared")) / "kit"
+    kit = (
+        Path(os.environ.get("MODELMILL_SHARED", ROOT.parent / "shared")) / "kit"
+    )
     if not kit.exists():
         print(
             f"{kit} is not there: MODELMILL_SHARED says where the shared data lie",

@@ -40,7 +40,9 @@ def test_the_same_content_is_kept_once(store, tmp_path):
     assert not (tmp_path / "two").exists()
 
 
-def test_adding_what_is_there_already_from_its_own_place_keeps_it(store, tmp_path):
+def test_adding_what_is_there_already_from_its_own_place_keeps_it(
+    store, tmp_path
+):
     digest = store.add_file(a_file(tmp_path / "one"))
     assert store.add_file(store.path(digest)) == digest
     assert store.path(digest).read_bytes() == b"content"
@@ -75,4 +77,7 @@ def test_a_full_disk_leaves_nothing_half_added(store, tmp_path, monkeypatch):
 
 def test_the_digest_of_a_large_file_is_that_of_its_bytes(tmp_path):
     data = os.urandom(3 << 20)
-    assert sha256_of(a_file(tmp_path / "big", data)) == hashlib.sha256(data).hexdigest()
+    assert (
+        sha256_of(a_file(tmp_path / "big", data))
+        == hashlib.sha256(data).hexdigest()
+    )

@@ -40,11 +40,17 @@ def test_a_sealed_bundle_names_every_file_and_opens(draft, tmp_path):
 def test_the_digest_depends_on_content_only(tmp_path):
     one, same = plain_bundle(tmp_path / "one"), plain_bundle(tmp_path / "same")
     other = plain_bundle(tmp_path / "other", metrics={"accuracy": 0.5})
-    assert bundle.digest_of(one) == bundle.digest_of(same) != bundle.digest_of(other)
+    assert (
+        bundle.digest_of(one)
+        == bundle.digest_of(same)
+        != bundle.digest_of(other)
+    )
 
 
 @pytest.mark.parametrize("failing", ["fsync", "rename"])
-def test_a_half_written_bundle_is_never_visible(draft, tmp_path, monkeypatch, failing):
+def test_a_half_written_bundle_is_never_visible(
+    draft, tmp_path, monkeypatch, failing
+):
     def full(*_):
         raise OSError(errno.ENOSPC, "no room", "x")
 
@@ -71,7 +77,9 @@ def test_a_missing_file_is_named(tmp_path):
 def test_any_changed_byte_of_any_file_is_found(data, tmp_path_factory):
     with tempfile.TemporaryDirectory() as place:
         folder = plain_bundle(Path(place) / "sealed")
-        path = folder / data.draw(st.sampled_from(["model.onnx", "golden.json"]))
+        path = folder / data.draw(
+            st.sampled_from(["model.onnx", "golden.json"])
+        )
         content = bytearray(path.read_bytes())
         how = data.draw(st.sampled_from(["change", "cut", "extend"]))
         at = data.draw(st.integers(0, len(content) - 1))
@@ -121,7 +129,9 @@ def test_a_manifest_that_names_a_file_outside_is_refused(tmp_path, name):
         bundle.open_bundle(with_file(folder, name))
 
 
-@pytest.mark.parametrize("name", ["", ".", "a\0b", "n" * 300, "no/such", "\U0001f600"])
+@pytest.mark.parametrize(
+    "name", ["", ".", "a\0b", "n" * 300, "no/such", "\U0001f600"]
+)
 def test_a_manifest_with_a_name_that_can_be_no_file_is_refused(tmp_path, name):
     with pytest.raises(BundleCorrupt):
         bundle.open_bundle(with_file(plain_bundle(tmp_path / "sealed"), name))

@@ -18,7 +18,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_home_gives_the_address_and_the_key_of_its_platform(home: Path) -> None:
+def test_a_home_gives_the_address_and_the_key_of_its_platform(
+    home: Path,
+) -> None:
     with Client(home=home) as client:
         assert (client.url, client.key) == ("http://127.0.0.1:1", "secret")
 

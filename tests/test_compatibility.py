@@ -19,7 +19,8 @@ REPORT = """<testsuites><testsuite>
 def test_every_test_of_the_report_is_read(tmp_path: Path) -> None:
     (tmp_path / "report.xml").write_text(REPORT)
     assert [
-        (o.module, o.function, o.state) for o in outcomes(tmp_path / "report.xml")
+        (o.module, o.function, o.state)
+        for o in outcomes(tmp_path / "report.xml")
     ] == [
         ("test_triton_http", "test_addsub", "passed"),
         ("test_triton_http", "test_identity", "skipped"),
@@ -44,7 +45,10 @@ def test_every_test_of_the_report_is_read(tmp_path: Path) -> None:
 def test_a_feature_is_as_good_as_its_tests(cases, says):
     assert (
         verdict(
-            [Outcome("test_hf", "test_x", state, reason) for state, reason in cases]
+            [
+                Outcome("test_hf", "test_x", state, reason)
+                for state, reason in cases
+            ]
         )
         == says
     )
@@ -54,6 +58,9 @@ def test_the_page_shows_each_client_beside_the_other(tmp_path: Path) -> None:
     (tmp_path / "report.xml").write_text(REPORT)
     text = page(outcomes(tmp_path / "report.xml"), {"openai": "3.54.0"})
     assert "Clients: openai 3.54.0." in text
-    assert "| infer with several inputs and outputs | yes | not offered yet |" in text
+    assert (
+        "| infer with several inputs and outputs | yes | not offered yet |"
+        in text
+    )
     assert "| a wrong key is refused | fails |" in text
     assert "| something new | fails |" in text

@@ -21,7 +21,10 @@ from modelmill.protocols.base import STATUS
 
 
 def kinds(kind: type[MillError] = MillError) -> list[type[MillError]]:
-    return [kind, *(below for sub in kind.__subclasses__() for below in kinds(sub))]
+    return [
+        kind,
+        *(below for sub in kind.__subclasses__() for below in kinds(sub)),
+    ]
 
 
 def test_every_failure_has_a_code_of_its_own_and_an_http_status():

@@ -68,14 +68,19 @@ def time_first(folder):
     """A running sum along the first axis, as in a model of sequences without a batch."""
     axis = helper.make_tensor("axis", TensorProto.INT64, [], [0])
     return bundle_of(
-        folder, [helper.make_node("CumSum", ["x", "axis"], ["y"])], ["n"], [axis]
+        folder,
+        [helper.make_node("CumSum", ["x", "axis"], ["y"])],
+        ["n"],
+        [axis],
     )
 
 
 def dynamically_quantised(folder):
     """One scale for the whole batch, from its largest value."""
     nodes = [
-        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "scale", "zero"]),
+        helper.make_node(
+            "DynamicQuantizeLinear", ["x"], ["q", "scale", "zero"]
+        ),
         helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["y"]),
     ]
     return bundle_of(folder, nodes, ["n", 3])
@@ -158,7 +163,13 @@ def test_a_model_of_few_token_ids_is_tried_with_small_ones(tmp_path):
 
 @pytest.mark.parametrize(
     "make",
-    [picture_bundle, text_bundle, vector_bundle, text_vector_bundle, mask_bundle],
+    [
+        picture_bundle,
+        text_bundle,
+        vector_bundle,
+        text_vector_bundle,
+        mask_bundle,
+    ],
 )
 def test_models_of_tasks_are_independent(make, tmp_path):
     assert rows_independent(predictor.load(make(tmp_path / "bundle")))

@@ -48,7 +48,9 @@ def test_a_log_that_is_not_full_stays_one_file(writer, tmp_path):
     assert parts(tmp_path) == ["log.txt"]
 
 
-def test_a_full_log_goes_on_in_an_empty_file_and_the_oldest_part_goes(writer, tmp_path):
+def test_a_full_log_goes_on_in_an_empty_file_and_the_oldest_part_goes(
+    writer, tmp_path
+):
     one = writer(LogLimits(10 * LINE, 3))
     for turn in range(7):
         one.write(*range(turn * 10, turn * 10 + 10))
@@ -85,14 +87,22 @@ def test_a_reader_that_comes_late_begins_with_what_is_left(writer):
     data, begin = read(one.path, 0, 1 << 20)
     assert begin == 3000
     assert numbers(data) == list(range(30, 51))
-    assert read(one.path, begin + len(data), 1 << 20) == (b"", begin + len(data))
+    assert read(one.path, begin + len(data), 1 << 20) == (
+        b"",
+        begin + len(data),
+    )
 
 
 def test_several_processes_go_on_in_the_same_file(writer, tmp_path):
-    one, other = writer(LogLimits(10 * LINE, 5)), writer(LogLimits(10 * LINE, 5))
+    one, other = (
+        writer(LogLimits(10 * LINE, 5)),
+        writer(LogLimits(10 * LINE, 5)),
+    )
     one.write(*range(10))
     one.look()
-    other.write(10)  # it has not looked yet: its line goes where it wrote before
+    other.write(
+        10
+    )  # it has not looked yet: its line goes where it wrote before
     other.look()
     other.write(11)
     one.write(12)

@@ -111,7 +111,9 @@ def test_a_plugin_whose_package_is_missing_says_what_to_install(
     for name in ("openvino", "torch"):
         monkeypatch.setitem(sys.modules, name, None)
     (tmp_path / "needy.py").write_text(f"import {package}\n")
-    monkeypatch.setattr(plugins._package("engines"), "__path__", [str(tmp_path)])
+    monkeypatch.setattr(
+        plugins._package("engines"), "__path__", [str(tmp_path)]
+    )
     plugins.names.cache_clear()
     try:
         with pytest.raises(NotInstalled, match=says):
@@ -122,9 +124,9 @@ def test_a_plugin_whose_package_is_missing_says_what_to_install(
 
 
 def test_every_extra_that_an_error_names_brings_its_package():
-    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())[
-        "project"
-    ]
+    project = tomllib.loads(
+        (Path(__file__).parents[1] / "pyproject.toml").read_text()
+    )["project"]
     other = {
         "sklearn": "scikit-learn",
         "skimage": "scikit-image",

@@ -24,7 +24,9 @@ def reseal(folder, change):
 
 def test_a_bundle_answers_from_bytes_to_labels(tmp_path):
     model = predictor.load(picture_bundle(tmp_path / "b"))
-    answers = model.predict([png(np.full((2, 2), 51)), png(np.full((5, 3), 255))])
+    answers = model.predict(
+        [png(np.full((2, 2), 51)), png(np.full((5, 3), 255))]
+    )
     assert [answer[0]["label"] for answer in answers] == ["dark", "bright"]
     assert [answer[0]["score"] for answer in answers] == pytest.approx(
         [0.8, 1.0], abs=1e-5
@@ -32,14 +34,17 @@ def test_a_bundle_answers_from_bytes_to_labels(tmp_path):
 
 
 def test_a_text_bundle_loads(tmp_path):
-    answer = predictor.load(text_bundle(tmp_path / "b")).predict(["good film"])[0]
+    answer = predictor.load(text_bundle(tmp_path / "b")).predict(["good film"])[
+        0
+    ]
     assert [entry["score"] for entry in answer] == pytest.approx([0.5, 0.5])
 
 
 def test_weights_that_answer_otherwise_are_refused(tmp_path):
     other = brightness_graph(gain=0.9).SerializeToString()
     folder = reseal(
-        picture_bundle(tmp_path / "b"), lambda f: (f / "model.onnx").write_bytes(other)
+        picture_bundle(tmp_path / "b"),
+        lambda f: (f / "model.onnx").write_bytes(other),
     )
     bundle.open_bundle(folder)
     with pytest.raises(BundleCorrupt, match="golden input 0 is answered"):
@@ -49,16 +54,20 @@ def test_weights_that_answer_otherwise_are_refused(tmp_path):
 def test_weights_that_differ_by_rounding_are_taken(tmp_path):
     other = brightness_graph(gain=0.9999).SerializeToString()
     folder = reseal(
-        picture_bundle(tmp_path / "b"), lambda f: (f / "model.onnx").write_bytes(other)
+        picture_bundle(tmp_path / "b"),
+        lambda f: (f / "model.onnx").write_bytes(other),
     )
     predictor.load(folder)
 
 
 def test_a_golden_input_that_no_longer_decodes_is_refused(tmp_path):
     folder = reseal(
-        picture_bundle(tmp_path / "b"), lambda f: write_golden(f, [b"no picture"], [[]])
+        picture_bundle(tmp_path / "b"),
+        lambda f: write_golden(f, [b"no picture"], [[]]),
     )
-    with pytest.raises(BundleCorrupt, match="golden input 0 is no longer accepted"):
+    with pytest.raises(
+        BundleCorrupt, match="golden input 0 is no longer accepted"
+    ):
         predictor.load(folder)
 
 
@@ -105,7 +114,11 @@ def ranking(**scores):
         (ranking(a=0.9, b=0.1), ranking(a=0.9, b=0.1), True),
         (ranking(a=0.5004, b=0.4996), ranking(b=0.5003, a=0.4997), True),
         (ranking(a=0.9, b=0.1), ranking(b=0.9, a=0.1), False),
-        (ranking(a=0.9, b=0.0501, c=0.0499), ranking(a=0.9, c=0.05, b=0.05), True),
+        (
+            ranking(a=0.9, b=0.0501, c=0.0499),
+            ranking(a=0.9, c=0.05, b=0.05),
+            True,
+        ),
         (ranking(a=0.9, b=0.0501), ranking(a=0.9, c=0.05), True),
         (ranking(a=0.9, b=0.1), ranking(c=0.9, b=0.1), False),
         (ranking(a=0.9), ranking(a=0.9, b=0.1), False),
@@ -127,7 +140,9 @@ def test_one_batch_answers_as_many_single_ones(tmp_path):
         )
     )
     pictures = [png(np.full((2, 2), value)) for value in (0, 100, 200, 255)]
-    assert model.predict(pictures) == [model.predict([one])[0] for one in pictures]
+    assert model.predict(pictures) == [
+        model.predict([one])[0] for one in pictures
+    ]
 
 
 def test_another_engine_than_the_manifest_names_can_serve_a_bundle(tmp_path):
@@ -139,13 +154,16 @@ def test_another_engine_than_the_manifest_names_can_serve_a_bundle(tmp_path):
     assert type(model.session) is not type(predictor.load(folder).session)
     assert model.manifest.engine == "onnx"
     answer = model.predict([png(np.full((2, 2), 51))])[0]
-    assert [entry["score"] for entry in answer] == pytest.approx([0.8, 0.2], abs=1e-5)
+    assert [entry["score"] for entry in answer] == pytest.approx(
+        [0.8, 0.2], abs=1e-5
+    )
 
 
 def test_the_golden_set_is_replayed_by_whatever_engine_is_chosen(tmp_path):
     other = brightness_graph(gain=0.9).SerializeToString()
     folder = reseal(
-        picture_bundle(tmp_path / "b"), lambda f: (f / "model.onnx").write_bytes(other)
+        picture_bundle(tmp_path / "b"),
+        lambda f: (f / "model.onnx").write_bytes(other),
     )
     try:
         with pytest.raises(BundleCorrupt, match="golden input 0 is answered"):
@@ -170,7 +188,8 @@ def test_a_bf16_answer_may_be_further_off_but_not_wrong(tmp_path):
     with pytest.raises(BundleCorrupt):
         predictor.load(folder, engine="openvino", precision="fp32")
     folder = reseal(
-        picture_bundle(tmp_path / "far"), lambda f: (f / "model.onnx").write_bytes(far)
+        picture_bundle(tmp_path / "far"),
+        lambda f: (f / "model.onnx").write_bytes(far),
     )
     with pytest.raises(BundleCorrupt, match="golden input"):
         predictor.load(folder, engine="openvino", precision="bf16")
@@ -199,9 +218,13 @@ def test_an_engine_or_a_precision_that_is_not_there_is_refused_in_words(
         predictor.load(picture_bundle(tmp_path / "b"), **chosen)
 
 
-def test_an_engine_that_writes_no_texts_is_named_also_as_the_bundles_own(tmp_path):
+def test_an_engine_that_writes_no_texts_is_named_also_as_the_bundles_own(
+    tmp_path,
+):
     manifest = a_manifest(task="text-generation", engine="openvino")
-    with pytest.raises(InvalidInput, match="on the engine onnx, not on openvino"):
+    with pytest.raises(
+        InvalidInput, match="on the engine onnx, not on openvino"
+    ):
         Predictor(tmp_path, manifest)
 
 
@@ -213,5 +236,7 @@ def test_manifest_and_file_replaced_together_are_refused(tmp_path):
     for name in ("manifest.json", "model.onnx", "golden.json"):
         (there / name).chmod(0o600)
         (there / name).write_bytes((other / name).read_bytes())
-    with pytest.raises(BundleCorrupt, match="is not the one that was registered"):
+    with pytest.raises(
+        BundleCorrupt, match="is not the one that was registered"
+    ):
         predictor.load(there, digest=registered)

@@ -21,7 +21,11 @@ def home(tmp_path, monkeypatch):
 
 def test_defaults_are_complete(home):
     settings = read_settings()
-    assert (settings.home, settings.host, settings.port) == (home, "127.0.0.1", 8080)
+    assert (settings.home, settings.host, settings.port) == (
+        home,
+        "127.0.0.1",
+        8080,
+    )
     assert settings.threads >= 1
     assert settings.limits.queue == 2048
 
@@ -104,7 +108,11 @@ SECRET = 'database = "postgresql+psycopg://mill:s3cret@db/mill"\n'
         (SECRET, 0o644, True),
         (SECRET, 0o640, True),
         (SECRET, 0o600, False),
-        ('database = "postgresql://db/mill?user=mill&password=s3cret"', 0o644, True),
+        (
+            'database = "postgresql://db/mill?user=mill&password=s3cret"',
+            0o644,
+            True,
+        ),
         ('database = "postgresql://mill@db/mill"', 0o644, False),
         ("port = 1001", 0o644, False),
         ("port = ", 0o644, False),

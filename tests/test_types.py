@@ -80,7 +80,9 @@ NO_REFERENCES = [
 ]
 
 
-@pytest.mark.parametrize("name", ["a", "7", "digits", "Digits-2", "a.b_c-d", "x" * 64])
+@pytest.mark.parametrize(
+    "name", ["a", "7", "digits", "Digits-2", "a.b_c-d", "x" * 64]
+)
 def test_a_plain_name_is_taken(name):
     assert check_name("model", name) == name
 
@@ -108,8 +110,12 @@ def test_a_name_that_is_taken_is_one_safe_step_of_a_path(text):
 @given(NAMES, st.integers(1, 999_999_999), NAMES)
 def test_every_way_to_name_a_model_is_read(name, version, alias):
     assert parse_reference(name) == Reference(name=name)
-    assert parse_reference(f"{name}:{version}") == Reference(name=name, version=version)
-    assert parse_reference(f"{name}@{alias}") == Reference(name=name, alias=alias)
+    assert parse_reference(f"{name}:{version}") == Reference(
+        name=name, version=version
+    )
+    assert parse_reference(f"{name}@{alias}") == Reference(
+        name=name, alias=alias
+    )
 
 
 @pytest.mark.parametrize("text", NO_REFERENCES)
@@ -131,7 +137,10 @@ def test_a_reference_is_read_or_refused_in_words(text):
 
 def test_nouns_cross_processes_as_json():
     manifest = a_manifest(files={"model.onnx": "0" * 64})
-    assert msgspec.json.decode(msgspec.json.encode(manifest), type=Manifest) == manifest
+    assert (
+        msgspec.json.decode(msgspec.json.encode(manifest), type=Manifest)
+        == manifest
+    )
     spec = JobSpec(
         job=1, kind="train", folder="/x", threads=2, settings={"epochs": "3"}
     )

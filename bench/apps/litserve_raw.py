@@ -55,7 +55,10 @@ class Network(litserve.LitAPI):
 if __name__ == "__main__":
     api = Network(sys.argv[1], max_batch_size=32, batch_timeout=0)
     server = litserve.LitServer(
-        api, accelerator="cpu", workers_per_device=1, fast_queue="--zmq" in sys.argv
+        api,
+        accelerator="cpu",
+        workers_per_device=1,
+        fast_queue="--zmq" in sys.argv,
     )
     server.run(
         host="127.0.0.1",

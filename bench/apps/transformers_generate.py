@@ -116,7 +116,9 @@ def main():
     torch.set_num_threads(threads)
     with np.load(sys.argv[1]) as file:
         weights = {
-            name: torch.from_numpy(file[name]) for name in file.files if "." in name
+            name: torch.from_numpy(file[name])
+            for name in file.files
+            if "." in name
         }
         heads, layers, places = (
             int(file[name]) for name in ("heads", "layers", "places")
@@ -127,9 +129,9 @@ def main():
         job = json.loads(line)
         try:
             started = time.perf_counter()
-            found = {"generate": generate, "continuous": continuous}[job["kind"]](
-                model, job["prompts"], job["tokens"]
-            )
+            found = {"generate": generate, "continuous": continuous}[
+                job["kind"]
+            ](model, job["prompts"], job["tokens"])
             seconds = time.perf_counter() - started
             print(json.dumps({"seconds": seconds, "tokens": found}), flush=True)
         except Exception as error:

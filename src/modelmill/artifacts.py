@@ -30,7 +30,9 @@ class Artifacts:
         """Where the content of a digest lies; raises `NotFound` when it is not here."""
         place = self._place(digest)
         if not place.exists():
-            raise NotFound(f"artifact {digest[:12]} is missing from {self.root}")
+            raise NotFound(
+                f"artifact {digest[:12]} is missing from {self.root}"
+            )
         return place
 
     def add_file(self, path: Path, digest: str = "") -> str:

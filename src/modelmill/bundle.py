@@ -24,7 +24,8 @@ def seal(draft: Path, manifest: Manifest, target: Path) -> str:
     """
     try:
         files = {
-            str(path.relative_to(draft)): sha256_of(path) for path in _files(draft)
+            str(path.relative_to(draft)): sha256_of(path)
+            for path in _files(draft)
         }
         _write_manifest(draft, msgspec.structs.replace(manifest, files=files))
         os.rename(draft, target)
@@ -50,7 +51,9 @@ def digest_of(folder: Path) -> str:
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of a sealed bundle; raises `BundleCorrupt`."""
     try:
-        return msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
+        return msgspec.json.decode(
+            (folder / MANIFEST).read_bytes(), type=Manifest
+        )
     except FileNotFoundError as error:
         raise BundleCorrupt(
             f"{folder} is not a bundle: it has no {MANIFEST}"
@@ -87,7 +90,9 @@ def _problem(folder: Path, name: str, digest: str) -> str:
     """What is wrong with a file of a bundle; empty where it is the one that was sealed."""
     path = folder / name
     if not path.resolve().is_relative_to(folder.resolve()):
-        return f"the manifest of {folder} names a file outside the bundle: {name}"
+        return (
+            f"the manifest of {folder} names a file outside the bundle: {name}"
+        )
     if not path.is_file():
         return f"{folder} lacks the file {name}"
     if sha256_of(path) != digest:

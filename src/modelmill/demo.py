@@ -45,9 +45,13 @@ def _deploy(client: Client) -> None:
 
 
 def _say_how_to_call(settings: Settings, url: str, sample: Path) -> None:
-    say(f'  curl -H "Authorization: Bearer $(cat {settings.home}/admin.key)" \\')
+    say(
+        f'  curl -H "Authorization: Bearer $(cat {settings.home}/admin.key)" \\'
+    )
     say(f"       --data-binary @{sample} {url}/models/{NAME}")
-    say("Ctrl-C stops the platform; everything is still there when it starts again.")
+    say(
+        "Ctrl-C stops the platform; everything is still there when it starts again."
+    )
 
 
 def _exists(get: Callable[[str], object]) -> bool:

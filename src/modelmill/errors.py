@@ -17,7 +17,9 @@ class MillError(Exception):
 
     code = "internal"
 
-    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+    def __init__(
+        self, message: str, *, retry_after: float | None = None
+    ) -> None:
         text = " ".join(message.split())
         super().__init__(
             text.encode("utf-8", "replace").decode()
@@ -143,7 +145,9 @@ BY_CODE: dict[str, type[MillError]] = {
 }
 
 
-def from_code(code: str, message: str, retry_after: float | None = None) -> MillError:
+def from_code(
+    code: str, message: str, retry_after: float | None = None
+) -> MillError:
     """The failure that another process described by its code and message."""
     return BY_CODE.get(code, MillError)(message, retry_after=retry_after)
 

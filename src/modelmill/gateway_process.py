@@ -43,7 +43,8 @@ def main(spec: bytes, report: Report) -> int:
     """Entry of the gateway process."""
     gateway_spec = msgspec.json.decode(spec, type=GatewaySpec)
     logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
     settings = Settings.model_validate(gateway_spec.settings)
     _allow_files(settings.limits.connections + 1024)
@@ -68,7 +69,10 @@ async def _serve(settings: Settings, spec: GatewaySpec, report: Report) -> None:
     background = _background(gateway, stores, server, report)
     await _informed(gateway)
     grpc_server = await serve_grpc(
-        gateway, socket.socket(fileno=spec.grpc_descriptor), _tls(settings), budget
+        gateway,
+        socket.socket(fileno=spec.grpc_descriptor),
+        _tls(settings),
+        budget,
     )
     stopping = asyncio.create_task(
         _stop_grpc(grpc_server, server, settings.drain_seconds)
@@ -107,11 +111,15 @@ def _background(
     settings = stores.settings
 
     def room_left() -> bool:
-        return shutil.disk_usage(settings.home).free >= settings.limits.free_bytes
+        return (
+            shutil.disk_usage(settings.home).free >= settings.limits.free_bytes
+        )
 
     gossip = Gossip(gateway, run_folder(settings.home))
     return [
-        asyncio.create_task(gateway.follow(stores.deployments.snapshot, room_left)),
+        asyncio.create_task(
+            gateway.follow(stores.deployments.snapshot, room_left)
+        ),
         asyncio.create_task(_announce(gateway, server, report)),
         asyncio.create_task(gossip.run()),
     ]
@@ -170,7 +178,9 @@ async def _informed(gateway: Gateway) -> None:
         await asyncio.sleep(POLL_SECONDS)
 
 
-async def _announce(gateway: Gateway, server: uvicorn.Server, report: Report) -> None:
+async def _announce(
+    gateway: Gateway, server: uvicorn.Server, report: Report
+) -> None:
     """Tell the supervisor when the gateway is ready; stop being ready as soon as it drains."""
     while not (server.started and gateway.ready):
         await asyncio.sleep(0.01)
@@ -193,7 +203,9 @@ def embedder_of(gateway: Gateway) -> Embed:
         caller: KeyInfo, model: str, version: int, data: bytes
     ) -> list[float]:
         route = _route_to(gateway, caller, (model, version))
-        answer = await gateway.predict(caller, route, "index", data=data, pinned=True)
+        answer = await gateway.predict(
+            caller, route, "index", data=data, pinned=True
+        )
         return msgspec.json.decode(answer.data, type=list[float])
 
     return embed
@@ -238,14 +250,18 @@ def operator_of(stores: Stores) -> Operator:
     return operate
 
 
-def _set_loaded(stores: Stores, caller: KeyInfo, name: str, loaded: bool) -> None:
+def _set_loaded(
+    stores: Stores, caller: KeyInfo, name: str, loaded: bool
+) -> None:
     """Write the desired state."""
     with stores.database.session() as session:
         number = project_id(session, caller.project)
     stores.deployments.set_loaded(number, name, loaded)
 
 
-def _is_done(gateway: Gateway, caller: KeyInfo, name: str, loaded: bool) -> bool:
+def _is_done(
+    gateway: Gateway, caller: KeyInfo, name: str, loaded: bool
+) -> bool:
     """Whether a gateway sees a deployment as it was asked for; raises `MillError` where it
     can't be served.
     """

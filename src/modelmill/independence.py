@@ -36,7 +36,9 @@ ORDERS = ([0, 1, 2, 3], [3, 2, 0, 1], [1, 1, 0], [3, 2])
 SLOW_SECONDS = 1.0
 """A row that takes longer is not tried: it gains nothing from others in its batch."""
 
-SHARED = "calls share batches: the rows of a batch are independent of one another"
+SHARED = (
+    "calls share batches: the rows of a batch are independent of one another"
+)
 DEPENDENT = "rows of a batch depend on one another"
 SLOW = f"a row takes longer than {SLOW_SECONDS:g} second, and others would gain nothing"
 UNTRIED = "it could not be tried whether rows of a batch depend on one another"
@@ -99,7 +101,10 @@ def _random_rows(specs: list[TensorSpec]) -> Iterator[Arrays]:
     fixed = all(side > 0 for spec in specs for side in spec.shape[1:])
     for length, most in product(LENGTHS, (WIDE, NARROW)):
         random = np.random.default_rng(0)
-        yield {spec.name: _random_input(random, spec, length, most) for spec in specs}
+        yield {
+            spec.name: _random_input(random, spec, length, most)
+            for spec in specs
+        }
         if fixed and most == NARROW:
             return
 
@@ -192,7 +197,9 @@ def _close(one: np.ndarray, other: np.ndarray, tolerance: float) -> bool:
         return False
     if one.dtype.kind in "iubOSU":
         return bool(np.array_equal(one, other))
-    return _close_floats(one.astype(np.float64), other.astype(np.float64), tolerance)
+    return _close_floats(
+        one.astype(np.float64), other.astype(np.float64), tolerance
+    )
 
 
 def _close_floats(one: np.ndarray, other: np.ndarray, tolerance: float) -> bool:

@@ -51,7 +51,9 @@ MEMORY_SHARE = 0.8
 LOOK_SECONDS = 1.0
 
 
-def up(settings: Settings, demo: Callable[[Settings], None] | None = None) -> int:
+def up(
+    settings: Settings, demo: Callable[[Settings], None] | None = None
+) -> int:
     """Run the platform until SIGINT or SIGTERM; returns the exit status."""
     os.umask(0o077)  # what the platform writes is its owner's alone
     setproctitle("modelmill: supervisor")
@@ -77,7 +79,9 @@ def up(settings: Settings, demo: Callable[[Settings], None] | None = None) -> in
 def _refuse_settings(settings: Settings) -> None:
     """Raises `InvalidInput` for settings that can't go together."""
     if (settings.certificate is None) != (settings.certificate_key is None):
-        raise InvalidInput("TLS needs both settings: certificate and certificate_key")
+        raise InvalidInput(
+            "TLS needs both settings: certificate and certificate_key"
+        )
     if settings.shared_memory and settings.gateways > 1:
         raise InvalidInput(
             "shared_memory works with one gateway: a region is known to the one that registered it"
@@ -100,7 +104,10 @@ class Node:
     """The supervisor."""
 
     def __init__(
-        self, settings: Settings, listener: socket.socket, grpc_listener: socket.socket
+        self,
+        settings: Settings,
+        listener: socket.socket,
+        grpc_listener: socket.socket,
     ) -> None:
         self.settings = settings
         self._listener = listener
@@ -148,7 +155,9 @@ class Node:
         self._workers.recover()
         self._jobs.recover()
         self.stores.datasets.recover()
-        self._gateways = [self._start_gateway() for _ in range(self.settings.gateways)]
+        self._gateways = [
+            self._start_gateway() for _ in range(self.settings.gateways)
+        ]
         self._workers.tick()
         self._wait_for_gateways()
         self._announce(key)
@@ -185,7 +194,9 @@ class Node:
             self._ear.wait(TICK_SECONDS)
             try:
                 self._keep_gateways()
-                news = self._listen() or time.monotonic() - looked > LOOK_SECONDS
+                news = (
+                    self._listen() or time.monotonic() - looked > LOOK_SECONDS
+                )
                 looked = time.monotonic() if news else looked
                 for loop in (self._workers, self._jobs):
                     self._tick(loop, news)
@@ -256,7 +267,9 @@ class Node:
             ]
             if any(one.exit_code() is not None for one in waiting):
                 where = self.settings.home / "logs" / "gateway.log"
-                raise MillError(f"the gateway ended as it started; {where} says why")
+                raise MillError(
+                    f"the gateway ended as it started; {where} says why"
+                )
             self._workers.tick()
             time.sleep(TICK_SECONDS / 5)
 
@@ -293,7 +306,9 @@ class Node:
         """
         signals = Signals(idle_seconds=load.idle_seconds)
         if load.slot == "main":
-            signals = Signals(load.waiting, load.oldest, load.busy, load.idle_seconds)
+            signals = Signals(
+                load.waiting, load.oldest, load.busy, load.idle_seconds
+            )
         self._workers.record_signals(
             f"{gateway} {load.slot}", load.project, load.deployment, signals
         )
@@ -332,7 +347,9 @@ def _demonstrate(demo: Callable[[Settings], None], settings: Settings) -> None:
     try:
         demo(settings)
     except MillError as error:
-        print(f"the demonstration stopped: {error}", file=sys.stderr, flush=True)
+        print(
+            f"the demonstration stopped: {error}", file=sys.stderr, flush=True
+        )
 
 
 def _make_home(home: Path) -> None:

@@ -14,7 +14,13 @@ import msgspec
 import numpy as np
 
 from modelmill.bundle import digest_of, open_bundle
-from modelmill.engines.base import Engine, Session, Writer, engine_for, engine_named
+from modelmill.engines.base import (
+    Engine,
+    Session,
+    Writer,
+    engine_for,
+    engine_named,
+)
 from modelmill.errors import BundleCorrupt, InvalidInput, MillError
 from modelmill.streams import Piece, Text
 from modelmill.tasks.base import (
@@ -106,7 +112,9 @@ class Predictor:
     def _open_session(self, runtime: Engine, arithmetic: str) -> Session:
         """The main network; where answers grow, it is a writer."""
         if self.grows:
-            self.writer = runtime.writer(self.golden, self.threads, SLOTS, arithmetic)
+            self.writer = runtime.writer(
+                self.golden, self.threads, SLOTS, arithmetic
+            )
             return self.writer
         return runtime.open(
             self.golden,
@@ -175,7 +183,11 @@ class Predictor:
         """A batch through the engine, as the task wants it; its notes come back beside the
         outputs.
         """
-        notes = {name: array for name, array in batch.items() if name.startswith(NOTE)}
+        notes = {
+            name: array
+            for name, array in batch.items()
+            if name.startswith(NOTE)
+        }
         inputs = (
             {name: array for name, array in batch.items() if name not in notes}
             if notes
@@ -201,7 +213,9 @@ class Predictor:
         model whose answers do not grow.
         """
         if self.writer is None:
-            raise InvalidInput("the answers of this model do not grow token by token")
+            raise InvalidInput(
+                "the answers of this model do not grow token by token"
+            )
         found: dict[Any, list[Piece]] = {}
         try:
             for text in texts:
@@ -209,7 +223,9 @@ class Predictor:
             while self.writer.busy:
                 for piece in self.writer.tick():
                     found.setdefault(piece.name, []).append(piece)
-        except BaseException:  # what failed is not to go on beside the next ones
+        except (
+            BaseException
+        ):  # what failed is not to go on beside the next ones
             self.writer.cancel({text.name for text in texts})
             raise
         return found
@@ -217,11 +233,14 @@ class Predictor:
     def _grow(self, inputs: Sequence[Raw], parameters: Struct) -> list[Any]:
         """Texts beside one another, to their ends."""
         texts = [
-            self.begin(number, raw, parameters) for number, raw in enumerate(inputs)
+            self.begin(number, raw, parameters)
+            for number, raw in enumerate(inputs)
         ]
         pieces = self.pieces(texts)
         return [
-            self.streaming.stream_answer(text, pieces[number], parameters, self.context)
+            self.streaming.stream_answer(
+                text, pieces[number], parameters, self.context
+            )
             for number, text in enumerate(texts)
         ]
 
@@ -234,7 +253,9 @@ class Predictor:
             return self._grow(inputs, checked)
         return [
             self.encode(arrays, checked)
-            for arrays in self.run([self.decode(raw, checked) for raw in inputs])
+            for arrays in self.run(
+                [self.decode(raw, checked) for raw in inputs]
+            )
         ]
 
     def answers(
@@ -266,7 +287,9 @@ class Predictor:
             return
         for number, case in enumerate(read_golden(self.golden)):
             answer = self._replay(number, case)
-            if not self._task.same_answer(answer, case["output"], self.tolerance):
+            if not self._task.same_answer(
+                answer, case["output"], self.tolerance
+            ):
                 raise BundleCorrupt(
                     f"golden input {number} is answered {json.dumps(answer)[:120]}, "
                     f"recorded was {json.dumps(case['output'])[:120]}"
@@ -319,7 +342,9 @@ def load(
             f"the manifest of {folder} is not the one that was registered: import the "
             "model again, or bring the file back from a backup"
         )
-    predictor = Predictor(folder, open_bundle(folder), threads, engine, precision)
+    predictor = Predictor(
+        folder, open_bundle(folder), threads, engine, precision
+    )
     predictor.check_golden()
     return predictor
 
@@ -336,7 +361,9 @@ def write_golden(
     ]
     # A lone surrogate is read as an unknown letter, and is written as one.
     (folder / GOLDEN).write_bytes(
-        json.dumps(cases, ensure_ascii=False, indent=1).encode("utf-8", "replace")
+        json.dumps(cases, ensure_ascii=False, indent=1).encode(
+            "utf-8", "replace"
+        )
     )
 
 
@@ -346,7 +373,9 @@ def read_golden(folder: Path) -> list[dict[str, Any]]:
         cases = json.loads((folder / GOLDEN).read_text("utf-8"))
         if not cases:
             raise BundleCorrupt(f"the golden set of {folder} is empty")
-        return [{"input": _raw(case), "output": case["output"]} for case in cases]
+        return [
+            {"input": _raw(case), "output": case["output"]} for case in cases
+        ]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BundleCorrupt(
             f"the golden set of {folder} can't be read: {error}"

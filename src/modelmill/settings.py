@@ -89,16 +89,22 @@ class Limits(BaseModel):
         description="most calls and rows in one batch, whatever the model gains",
     )
     header_bytes: int = Field(
-        default=64 << 10, ge=1024, description="largest request line with its headers"
+        default=64 << 10,
+        ge=1024,
+        description="largest request line with its headers",
     )
-    headers: int = Field(default=100, ge=8, description="most headers of a request")
+    headers: int = Field(
+        default=100, ge=8, description="most headers of a request"
+    )
     header_seconds: float = Field(
         default=10,
         gt=0,
         description="longest time from the first byte to the last header",
     )
     body_seconds: float = Field(
-        default=30, gt=0, description="longest pause in a body, or in reading an answer"
+        default=30,
+        gt=0,
+        description="longest pause in a body, or in reading an answer",
     )
     idle_seconds: float = Field(
         default=75,
@@ -106,7 +112,9 @@ class Limits(BaseModel):
         description="how long a connection without a request stays open",
     )
     connections: int = Field(
-        default=4096, ge=1, description="connections open at once; more get status 503"
+        default=4096,
+        ge=1,
+        description="connections open at once; more get status 503",
     )
     free_bytes: int = Field(
         default=64 << 20,
@@ -120,7 +128,9 @@ class TracingSettings(BaseModel):
 
     model_config = FROZEN
     endpoint: str = Field(
-        default_factory=lambda: os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", ""),
+        default_factory=lambda: os.environ.get(
+            "OTEL_EXPORTER_OTLP_ENDPOINT", ""
+        ),
         pattern=r"^(https?://[^\s/]+\S*)?$",
         validate_default=True,
         description="URL of an OpenTelemetry collector (OTLP over HTTP, mostly port 4318); empty: "
@@ -144,7 +154,9 @@ class LogSettings(BaseModel):
         description="bytes of a log before its next part begins",
     )
     parts: int = Field(
-        default=5, ge=1, description="full parts of a log that are kept; the oldest go"
+        default=5,
+        ge=1,
+        description="full parts of a log that are kept; the oldest go",
     )
 
 
@@ -159,10 +171,14 @@ class Settings(BaseSettings):
     """All settings of a node."""
 
     model_config = SettingsConfigDict(
-        env_prefix="MODELMILL_", env_nested_delimiter="__", frozen=True, extra="forbid"
+        env_prefix="MODELMILL_",
+        env_nested_delimiter="__",
+        frozen=True,
+        extra="forbid",
     )
     home: Path = Field(
-        default_factory=default_home, description="database, artifacts, logs, admin key"
+        default_factory=default_home,
+        description="database, artifacts, logs, admin key",
     )
     host: str = Field(default="127.0.0.1", description="address to listen on")
     port: int = Field(
@@ -178,7 +194,8 @@ class Settings(BaseSettings):
         description="port for gRPC; empty: the one after `port`; 0 picks a free one",
     )
     certificate: Path | None = Field(
-        default=None, description="TLS certificate chain (PEM), for HTTP and gRPC"
+        default=None,
+        description="TLS certificate chain (PEM), for HTTP and gRPC",
     )
     certificate_key: Path | None = Field(
         default=None, description="private key of the certificate (PEM)"
@@ -201,7 +218,10 @@ class Settings(BaseSettings):
         description="deployment that SageMaker's /invocations asks; empty: the only one there is",
     )
     gateways: int = Field(
-        default=1, ge=1, le=64, description="gateway processes that share the port"
+        default=1,
+        ge=1,
+        le=64,
+        description="gateway processes that share the port",
     )
     memory_bytes: int = Field(
         default=0,
@@ -209,7 +229,9 @@ class Settings(BaseSettings):
         description="what all workers may hold before idle models sleep; 0: 80 % of the machine's",
     )
     drain_seconds: float = Field(
-        default=30, ge=0, description="longest wait for calls in flight when stopping"
+        default=30,
+        ge=0,
+        description="longest wait for calls in flight when stopping",
     )
     shared_memory: bool = Field(
         default=False,
@@ -234,7 +256,8 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments win over variables, variables over the file."""
         home = Path(
-            getattr(init_settings, "init_kwargs", {}).get("home") or default_home()
+            getattr(init_settings, "init_kwargs", {}).get("home")
+            or default_home()
         )
         return (
             init_settings,
@@ -266,12 +289,18 @@ def read_settings(**given: Any) -> Settings:
     """The settings of this process; raises `InvalidInput` naming the wrong one."""
     try:
         return Settings(
-            **{name: value for name, value in given.items() if value is not None}
+            **{
+                name: value
+                for name, value in given.items()
+                if value is not None
+            }
         )
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidInput(f"modelmill.toml can't be read: {error}") from error
     except SettingsError as error:
-        raise InvalidInput(f"a MODELMILL_ variable can't be read: {error}") from error
+        raise InvalidInput(
+            f"a MODELMILL_ variable can't be read: {error}"
+        ) from error
     except ValidationError as error:
         first = error.errors()[0]
         raise InvalidInput(

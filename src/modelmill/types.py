@@ -291,7 +291,9 @@ class Reference(Struct, frozen=True, kw_only=True):
 
 def parse_reference(text: str) -> Reference:
     """Read `NAME[:VERSION|@ALIAS]`; raises `InvalidInput`."""
-    name, mark, rest = text.partition("@") if "@" in text else text.partition(":")
+    name, mark, rest = (
+        text.partition("@") if "@" in text else text.partition(":")
+    )
     if mark and not rest:
         raise InvalidInput(
             f"'{text}' lacks what follows '{mark}': write NAME, NAME:VERSION or NAME@ALIAS"
@@ -299,7 +301,9 @@ def parse_reference(text: str) -> Reference:
     check_name("model", name)
     if mark == ":":
         return Reference(name=name, version=_version_in(rest, name))
-    return Reference(name=name, alias=check_name("alias", rest) if rest else None)
+    return Reference(
+        name=name, alias=check_name("alias", rest) if rest else None
+    )
 
 
 def _version_in(text: str, name: str) -> int:

@@ -36,7 +36,15 @@ def test_every_box_is_shown_with_its_corners(capsys):
     screen.predictions(rows, 0.3)
     nothing, head, *boxes = capsys.readouterr().out.splitlines()
     assert nothing.startswith("2.jpg: nothing found")
-    assert head.split() == ["input", "label", "score", "xmin", "ymin", "xmax", "ymax"]
+    assert head.split() == [
+        "input",
+        "label",
+        "score",
+        "xmin",
+        "ymin",
+        "xmax",
+        "ymax",
+    ]
     assert [line.split() for line in boxes] == [
         ["1.jpg", "circle", "0.750", "3", "40", "27", "58"],
         ["1.jpg", "square", "0.500", "3", "40", "27", "58"],
@@ -47,7 +55,10 @@ def test_the_threshold_in_force_is_the_one_given_or_the_detectors_own():
     nothing = [{"input": "1.jpg", "output": []}]
     assert serving._threshold(nothing, {"threshold": 0.5}) == 0.5
     assert serving._threshold(nothing, {}) == 0.3
-    assert serving._threshold([{"input": "1.jpg", "output": [found()]}], {}) is None
+    assert (
+        serving._threshold([{"input": "1.jpg", "output": [found()]}], {})
+        is None
+    )
 
 
 def test_boxes_are_drawn_on_the_picture(tmp_path):
@@ -84,7 +95,11 @@ def test_the_example_of_every_kind_is_shown(capsys, kind):
     ("output", "shown", "said"),
     [
         ({"grade": 0.75}, "json", '{"grade": 0.75}'),
-        ({"classes": ["a"], "mask": "x"}, "masks", '{"classes": ["a"], "mask": "x"}'),
+        (
+            {"classes": ["a"], "mask": "x"},
+            "masks",
+            '{"classes": ["a"], "mask": "x"}',
+        ),
         (
             {"embedding": [0.5], "tokens": 2},
             "vector",
@@ -93,8 +108,13 @@ def test_the_example_of_every_kind_is_shown(capsys, kind):
         ("AAAA", "vector", '"AAAA"'),
     ],
 )
-def test_an_answer_in_another_form_is_shown_as_json(capsys, output, shown, said):
-    assert printed(capsys, output, shown) == [["input", "answer"], ["1", *said.split()]]
+def test_an_answer_in_another_form_is_shown_as_json(
+    capsys, output, shown, said
+):
+    assert printed(capsys, output, shown) == [
+        ["input", "answer"],
+        ["1", *said.split()],
+    ]
 
 
 def test_several_files_of_pictures_are_all_named(capsys):

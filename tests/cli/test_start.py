@@ -26,9 +26,18 @@ def test_help_waits_for_nothing_that_a_command_needs():
     own = {
         name
         for name in imported
-        if name.startswith("modelmill.") and not name.startswith("modelmill.cli")
+        if name.startswith("modelmill.")
+        and not name.startswith("modelmill.cli")
     }
     assert own <= {"modelmill.errors"}
     assert "modelmill.cli.screen" not in imported
-    heavy = {"difflib", "httpx2", "msgspec", "numpy", "PIL", "rich.progress", "zipfile"}
+    heavy = {
+        "difflib",
+        "httpx2",
+        "msgspec",
+        "numpy",
+        "PIL",
+        "rich.progress",
+        "zipfile",
+    }
     assert not heavy & imported

@@ -22,7 +22,9 @@ class Note(msgspec.Struct):
 def echo(spec: bytes, report: Any) -> int:
     """Report the spec twice, say something, end with status 3."""
     report(json.loads(spec))
-    report({"pid": os.getpid(), "env": os.environ.get("MODELMILL_TEST_WORD", "")})
+    report(
+        {"pid": os.getpid(), "env": os.environ.get("MODELMILL_TEST_WORD", "")}
+    )
     print("said aloud", flush=True)
     return 3
 
@@ -40,7 +42,9 @@ def patient(spec: bytes, report: Any) -> int:
 def parent(spec: bytes, report: Any) -> int:
     """Start a process of its own, deaf to SIGTERM, and wait."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    child = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(60)"]
+    )
     report({"child": child.pid})
     time.sleep(60)
     return 0

@@ -16,7 +16,9 @@ from tests.helpers.workers import is_gone
 
 ROOT = str(Path(__file__).parents[2])
 NAMES = plugins.names("cluster")
-CLUSTERS = [name for name in NAMES if hasattr(plugins.load("cluster", name), "start")]
+CLUSTERS = [
+    name for name in NAMES if hasattr(plugins.load("cluster", name), "start")
+]
 SPEC = Note("digits", 3)
 
 
@@ -66,7 +68,10 @@ def test_an_entry_gets_its_spec_reports_logs_and_ends(begin, tmp_path):
     spec, about = messages(handle, 2)
     assert spec == {"word": "digits", "number": 3}
     assert about == {"pid": handle.pid, "env": "hello"}
-    assert until(lambda: handle.exit_code() is not None and handle.exit_code()) == 3
+    assert (
+        until(lambda: handle.exit_code() is not None and handle.exit_code())
+        == 3
+    )
     assert "said aloud" in (tmp_path / "logs/log.txt").read_text()
 
 
@@ -139,7 +144,9 @@ def test_an_entry_that_does_not_exist_ends_with_a_status(begin):
 
 
 @pytest.mark.parametrize("name", CLUSTERS)
-def test_what_was_started_ends_when_its_parent_is_killed(name, tmp_path, monkeypatch):
+def test_what_was_started_ends_when_its_parent_is_killed(
+    name, tmp_path, monkeypatch
+):
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{ROOT}/src")
     command = [
         sys.executable,
@@ -147,7 +154,9 @@ def test_what_was_started_ends_when_its_parent_is_killed(name, tmp_path, monkeyp
         name,
         str(tmp_path),
     ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as supervisor:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True
+    ) as supervisor:
         assert supervisor.stdout is not None
         pid = int(supervisor.stdout.readline())
         assert not is_gone(pid)

@@ -48,7 +48,9 @@ def engine(name):
 @pytest.fixture
 def sample(engine, tmp_path):
     """The engine's own small model, of its first data type that has numbers after the point."""
-    wanted = [one for one in ("FP32", *engine.DATATYPES) if one in engine.DATATYPES]
+    wanted = [
+        one for one in ("FP32", *engine.DATATYPES) if one in engine.DATATYPES
+    ]
     return engine.sample(tmp_path, wanted[0])
 
 
@@ -73,7 +75,10 @@ def agree(got, wanted):
         if array.dtype == object:
             assert array.tolist() == wanted[name].tolist()
         else:
-            one, other = array.astype(np.float64), wanted[name].astype(np.float64)
+            one, other = (
+                array.astype(np.float64),
+                wanted[name].astype(np.float64),
+            )
             np.testing.assert_allclose(one, other, **ROUNDING)
 
 
@@ -93,7 +98,10 @@ def test_it_reads_its_own_model_and_no_empty_folder(engine, tmp_path):
 @pytest.mark.parametrize("rows", [1, 2, 7])
 def test_named_arrays_go_in_and_come_out(engine, sample, tmp_path, rows):
     session = session_of(engine, tmp_path, sample)
-    agree(session.run(repeated(sample.given, rows)), repeated(sample.answered, rows))
+    agree(
+        session.run(repeated(sample.given, rows)),
+        repeated(sample.answered, rows),
+    )
 
 
 @pytest.mark.parametrize("datatype", DATATYPES)
@@ -108,7 +116,9 @@ def test_every_datatype_that_it_claims_goes_in_and_comes_out(
     assert sample.given[sample.inputs[0].name].dtype == kind
     session = session_of(engine, tmp_path, sample)
     agree(session.run(sample.given), sample.answered)
-    frozen = {name: np.asfortranarray(one) for name, one in sample.given.items()}
+    frozen = {
+        name: np.asfortranarray(one) for name, one in sample.given.items()
+    }
     for array in frozen.values():
         array.flags.writeable = False  # as a tensor from a request is
     agree(session.run(frozen), sample.answered)
@@ -130,18 +140,25 @@ def strange(sample):
     first, *others = sample.given
     array = sample.given[first]
     other = {"BYTES": np.float32}.get(sample.inputs[0].datatype, np.complex64)
-    yield {f"{first}_other": array, **{name: sample.given[name] for name in others}}
+    yield {
+        f"{first}_other": array,
+        **{name: sample.given[name] for name in others},
+    }
     yield {}
     yield {**sample.given, first: np.zeros(array.shape, other)}
     yield {**sample.given, first: array[..., None]}
 
 
 @pytest.mark.parametrize("how", range(4))
-def test_arrays_of_another_signature_fail_in_words(engine, sample, tmp_path, how):
+def test_arrays_of_another_signature_fail_in_words(
+    engine, sample, tmp_path, how
+):
     session = session_of(engine, tmp_path, sample)
     with pytest.raises(ModelFailed, match="the model failed"):
         session.run(list(strange(sample))[how])
-    agree(session.run(sample.given), sample.answered)  # and the session lives on
+    agree(
+        session.run(sample.given), sample.answered
+    )  # and the session lives on
 
 
 @pytest.mark.parametrize("how", ["missing", "empty", "cut", "garbage"])
@@ -158,7 +175,9 @@ def test_a_file_that_is_no_model_is_corrupt(engine, sample, tmp_path, how):
 
 def test_a_device_that_it_can_not_use_is_refused(engine, sample, tmp_path):
     with pytest.raises(InvalidInput, match="abacus"):
-        engine.open(tmp_path, 1, "abacus", signature=(sample.inputs, sample.outputs))
+        engine.open(
+            tmp_path, 1, "abacus", signature=(sample.inputs, sample.outputs)
+        )
 
 
 @pytest.mark.parametrize("precision", ["int3", "FP32", "a precision"])
@@ -166,7 +185,9 @@ def test_a_precision_that_it_does_not_offer_is_refused_with_those_it_does(
     engine, sample, tmp_path, precision
 ):
     signature = sample.inputs, sample.outputs
-    with pytest.raises(InvalidInput, match=rf"{precision}.*{engine.PRECISIONS[0]}"):
+    with pytest.raises(
+        InvalidInput, match=rf"{precision}.*{engine.PRECISIONS[0]}"
+    ):
         engine.open(tmp_path, 1, precision=precision, signature=signature)
 
 
@@ -190,7 +211,9 @@ def test_generated_texts_are_streamed_or_refused_with_a_clear_error(
     engine, sample, tmp_path
 ):
     if engine.writes():
-        with pytest.raises((BundleCorrupt, InvalidInput)):  # the sample writes nothing
+        with pytest.raises(
+            (BundleCorrupt, InvalidInput)
+        ):  # the sample writes nothing
             engine.writer(tmp_path, 1, 4)
     else:
         with pytest.raises(InvalidInput, match="token by token"):
@@ -272,15 +295,21 @@ def child(code, name, folder, threads):
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_no_more_threads_work_than_it_was_given(engine, name, tmp_path, threads):
+def test_no_more_threads_work_than_it_was_given(
+    engine, name, tmp_path, threads
+):
     found = child(BUSY, name, tmp_path, threads)
     assert found["pinned"] == []
-    assert found["busy"] in ({1} if threads == 1 or os.cpu_count() == 1 else {1, 2})
+    assert found["busy"] in (
+        {1} if threads == 1 or os.cpu_count() == 1 else {1, 2}
+    )
 
 
 def test_batches_of_many_sizes_leak_no_memory(engine, name, tmp_path):
     grown = child(MANY_SIZES, name, tmp_path, 1)
-    assert grown < 16, f"{grown:.0f} MiB more after every size was seen twice again"
+    assert grown < 16, (
+        f"{grown:.0f} MiB more after every size was seen twice again"
+    )
 
 
 def test_an_unknown_engine_is_answered_with_those_that_exist():
@@ -294,15 +323,21 @@ def test_a_plugin_without_an_engine_says_what_it_needs(tmp_path, monkeypatch):
     monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
     plugins.names.cache_clear()
     try:
-        with pytest.raises(InvalidInput, match=r"'hollow' is not an engine.*ENGINE"):
+        with pytest.raises(
+            InvalidInput, match=r"'hollow' is not an engine.*ENGINE"
+        ):
             engine_named("hollow")
     finally:
         monkeypatch.undo()
         plugins.names.cache_clear()
 
 
-def test_an_engine_that_does_not_read_a_model_is_answered_with_those_that_do(tmp_path):
-    with pytest.raises(InvalidInput, match=r"reads model.onnx.*none that is installed"):
+def test_an_engine_that_does_not_read_a_model_is_answered_with_those_that_do(
+    tmp_path,
+):
+    with pytest.raises(
+        InvalidInput, match=r"reads model.onnx.*none that is installed"
+    ):
         engine_for("onnx", tmp_path)
     engine_named("onnx").sample(tmp_path, "FP32")
     assert engine_for("onnx", tmp_path) is engine_named("onnx")
@@ -313,7 +348,9 @@ def test_an_engine_that_writes_nothing_is_refused_where_answers_grow(
 ):
     engine_named("onnx").sample(tmp_path, "FP32")
     monkeypatch.setattr(type(engine_named("onnx")), "writer", Engine.writer)
-    with pytest.raises(InvalidInput, match=r"token by token runs on .*, not on onnx"):
+    with pytest.raises(
+        InvalidInput, match=r"token by token runs on .*, not on onnx"
+    ):
         engine_for("onnx", tmp_path, writes=True)
 
 

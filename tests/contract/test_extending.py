@@ -22,7 +22,9 @@ TASK = [
 def example(path):
     """The code that the document shows for a file."""
     found = re.search(
-        rf"A complete \w+, `{re.escape(path)}`.*?```python\n(.*?)```", DOCUMENT, re.S
+        rf"A complete \w+, `{re.escape(path)}`.*?```python\n(.*?)```",
+        DOCUMENT,
+        re.S,
     )
     assert found, f"docs/extending.md shows no {path}"
     return found[1]
@@ -90,7 +92,16 @@ def test_the_kind_passes_the_contract_of_kinds(environment):
 
 def test_the_task_passes_the_contract_and_its_recipe_trains(environment):
     tests = ["tests/contract/test_tasks.py", "tests/contract/test_recipes.py"]
-    words = ["-q", "-p", "no:cacheprovider", "-n", "0", "-k", "image-grading", *tests]
+    words = [
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-n",
+        "0",
+        "-k",
+        "image-grading",
+        *tests,
+    ]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *words, "-rA", "--no-header"],
         cwd=ROOT,
@@ -137,7 +148,9 @@ def test_the_importer_brings_a_model_that_is_served(environment, tmp_path):
     assert done.stdout.endswith("served\n"), done.stderr
 
 
-@pytest.mark.parametrize("path", [*TASK, "engines/linear.py", "importers/linear.py"])
+@pytest.mark.parametrize(
+    "path", [*TASK, "engines/linear.py", "importers/linear.py"]
+)
 def test_the_examples_are_written_as_our_own_code(path, tmp_path):
     (tmp_path / "linear.py").write_text(example(path))
     config = str(ROOT / "pyproject.toml")

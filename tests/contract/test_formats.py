@@ -35,7 +35,9 @@ def format(request):
 def test_it_says_what_it_is(format):
     assert format.INPUT in ("image", "text", "audio", "question")
     assert format.SUMMARY
-    assert all(isinstance(text, str) and text for text in dict(format.OPTIONS).values())
+    assert all(
+        isinstance(text, str) and text for text in dict(format.OPTIONS).values()
+    )
 
 
 def test_an_unknown_option_is_refused(format, tmp_path):
@@ -63,7 +65,9 @@ def test_detecting_reads_nothing_it_could_choke_on(format, tmp_path):
         st.sampled_from(FILES), st.binary(max_size=60), min_size=1, max_size=5
     )
 )
-def test_any_files_are_items_or_refused_in_words(format, tmp_path_factory, files):
+def test_any_files_are_items_or_refused_in_words(
+    format, tmp_path_factory, files
+):
     folder = tmp_path_factory.mktemp("any")
     for name, data in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

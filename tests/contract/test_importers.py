@@ -98,8 +98,11 @@ def test_a_file_that_nothing_reads_is_answered_with_what_can_be_brought(
 ):
     monkeypatch.setattr(Importer, "detect", lambda self, path: False)
     for name in IMPORTERS:
-        monkeypatch.setattr(type(importer_named(name)), "detect", Importer.detect)
+        monkeypatch.setattr(
+            type(importer_named(name)), "detect", Importer.detect
+        )
     with pytest.raises(
-        InvalidInput, match=r"nothing here reads.*bundle.*model\.onnx.*model\.pt2"
+        InvalidInput,
+        match=r"nothing here reads.*bundle.*model\.onnx.*model\.pt2",
     ):
         importer_for(tmp_path / "x")

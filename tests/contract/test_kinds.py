@@ -54,7 +54,11 @@ def test_an_example_is_valid_and_always_the_same(name):
 @pytest.mark.parametrize("value", [True, 1.5, [["a"]], {"a": 1, "b": [None]}])
 def test_what_is_no_such_input_is_refused_by_name(name, value):
     kind = input_kind(name)
-    if kind.sent_as == "json" and isinstance(value, dict) and name == "question":
+    if (
+        kind.sent_as == "json"
+        and isinstance(value, dict)
+        and name == "question"
+    ):
         return  # the task says what a question wants
     with pytest.raises(InvalidInput):
         kind.encoded(value, "inputs")
@@ -65,12 +69,19 @@ def test_an_output_says_what_it_is(name):
     kind = output_kind(name)
     assert kind.meaning
     assert kind.media[0] == "application/json"
-    assert msgspec.json.decode(msgspec.json.encode(kind.example())) == kind.example()
+    assert (
+        msgspec.json.decode(msgspec.json.encode(kind.example()))
+        == kind.example()
+    )
 
 
 def test_a_kind_that_has_no_module_is_a_file_and_an_answer_of_json():
     cloud = input_kind("point_cloud")
-    assert (cloud.sent_as, cloud.is_text, cloud.sample()) == ("file", False, b"")
+    assert (cloud.sent_as, cloud.is_text, cloud.sample()) == (
+        "file",
+        False,
+        b"",
+    )
     assert cloud.encoded("AAE=", "inputs") == b"\x00\x01"
     with pytest.raises(
         InvalidInput, match="an input of the kind 'point_cloud' as base64"
@@ -89,7 +100,9 @@ def test_the_video_is_whole():
 def test_a_conversation_is_typed_and_its_parts_are_joined():
     kind = input_kind("conversation")
     parts = [{"type": "text", "text": "grind"}, {"type": "text", "text": "?"}]
-    sent = kind.encoded([{"role": "user", "content": parts, "name": "x"}], "messages")
+    sent = kind.encoded(
+        [{"role": "user", "content": parts, "name": "x"}], "messages"
+    )
     assert sent == b'[{"role":"user","content":"grind?"}]'
     said = Message(role="user", content="grind?")
     assert kind.read(sent) == Conversation(messages=(said,))
@@ -102,8 +115,14 @@ def test_a_conversation_is_typed_and_its_parts_are_joined():
         ("hello", "messages is a list of"),
         ([{"content": "x"}], "message 0 wants a role and a content"),
         ([{"role": "user"}], "message 0 has no content"),
-        ([{"role": "user", "content": [{"image": "x"}]}], "parts that are no texts"),
-        ([{"role": "user", "content": "x" * 1_000_001}], "1,000,001 characters"),
+        (
+            [{"role": "user", "content": [{"image": "x"}]}],
+            "parts that are no texts",
+        ),
+        (
+            [{"role": "user", "content": "x" * 1_000_001}],
+            "1,000,001 characters",
+        ),
         ([{"role": "user", "content": "\ud83d"}], "half of a surrogate pair"),
     ],
 )
@@ -121,7 +140,9 @@ def test_bytes_that_are_no_such_input_are_refused(name, data):
         input_kind(name).read(data)
 
 
-@pytest.mark.parametrize("given", [[], [-1], [1 << 32], [True], [1.0], ["5"], 5, "5"])
+@pytest.mark.parametrize(
+    "given", [[], [-1], [1 << 32], [True], [1.0], ["5"], 5, "5"]
+)
 def test_token_ids_that_are_none_are_refused(given):
     with pytest.raises(InvalidInput, match="token ids are"):
         input_kind("token_ids").encoded(given, "prompt")
@@ -135,6 +156,11 @@ def test_an_input_that_came_as_a_parameter_is_taken_out_of_them():
     assert (found, rest) == ((b"[5]", "token_ids"), {"top_k": 1})
     assert input_kind(found.kind).read(found.data) == TokenIds(ids=(5,))
     assert from_parameters({"top_k": 1}, kinds) == (None, {"top_k": 1})
-    with pytest.raises(InvalidInput, match="messages and token_ids are two inputs"):
+    with pytest.raises(
+        InvalidInput, match="messages and token_ids are two inputs"
+    ):
         from_parameters({"token_ids": [5], "messages": []}, kinds)
-    assert from_parameters({"messages": 5}, ("token_ids",)) == (None, {"messages": 5})
+    assert from_parameters({"messages": 5}, ("token_ids",)) == (
+        None,
+        {"messages": 5},
+    )

@@ -17,7 +17,9 @@ from tests.helpers.gateways import InMemoryApi, LiveApi, a_route, nobody
 
 PROTOCOLS = http_protocols()
 ROUTES = [
-    (name, route) for name, protocol in PROTOCOLS.items() for route in protocol.ROUTES
+    (name, route)
+    for name, protocol in PROTOCOLS.items()
+    for route in protocol.ROUTES
 ]
 PUBLIC = {
     "/",
@@ -104,7 +106,9 @@ def test_no_two_routes_answer_the_same_request():
         others = [
             r
             for _, r in ROUTES
-            if r is not route and r.method == route.method and r.match(path_of(route))
+            if r is not route
+            and r.method == route.method
+            and r.match(path_of(route))
         ]
         assert others == []
 
@@ -131,7 +135,9 @@ def test_no_route_but_health_answers_without_a_key(case, key, api):
     assert "key" in str(reply.json)
 
 
-@pytest.mark.parametrize("case", [case for case in ROUTES if case[1].public], ids=said)
+@pytest.mark.parametrize(
+    "case", [case for case in ROUTES if case[1].public], ids=said
+)
 def test_health_answers_anybody(case, api):
     reply = api.ask("GET", case[1].pattern, key=None)
     assert reply.status == 200
@@ -258,7 +264,10 @@ def test_no_header_stands_for_a_key(api, header):
         {path_of(route) for _, route in ROUTES if not route.public} | set(ADMIN)
     ):
         for verb in ("GET", "POST"):
-            assert api.ask(verb, path, b"{}", dict([header]), key=None).status == 401
+            assert (
+                api.ask(verb, path, b"{}", dict([header]), key=None).status
+                == 401
+            )
 
 
 @pytest.fixture(scope="module")
@@ -275,7 +284,9 @@ def status_of(file, line, host):
     """The status of a request whose first line goes over the wire as it is; None when the server
     hung up.
     """
-    file.write(f"{line} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 0\r\n\r\n".encode())
+    file.write(
+        f"{line} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 0\r\n\r\n".encode()
+    )
     file.flush()
     head = file.readline().split()
     if not head:
@@ -299,7 +310,8 @@ def test_no_disguise_answers_over_the_wire_either(live):
         for path in every_path()
     } - {""}
     paths |= {
-        f"http://{place.netloc}{path}" for path in ("/metrics", "/v2", "/api/v1/jobs")
+        f"http://{place.netloc}{path}"
+        for path in ("/metrics", "/v2", "/api/v1/jobs")
     }
     answered = set()
     link = None
@@ -307,7 +319,9 @@ def test_no_disguise_answers_over_the_wire_either(live):
     for path in sorted(paths):
         for verb in ("GET", "HEAD", "POST"):
             if file is None:
-                link = socket.create_connection((place.hostname, place.port), 10)
+                link = socket.create_connection(
+                    (place.hostname, place.port), 10
+                )
                 file = link.makefile("rwb")
             status = status_of(file, f"{verb} {path}", place.netloc)
             if status in (None, 400):  # not HTTP to the server: it hangs up

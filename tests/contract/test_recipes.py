@@ -30,7 +30,10 @@ RECIPES = [
 ENGINES = [
     (name, precision)
     for name in plugins.names("engines")
-    for precision in (*engine_named(name).PRECISIONS, *engine_named(name).VARIANTS)
+    for precision in (
+        *engine_named(name).PRECISIONS,
+        *engine_named(name).VARIANTS,
+    )
 ]
 QUICK = {"epochs": "1", "batch_size": "16", "epoch_steps": "2"}
 
@@ -67,7 +70,9 @@ def trained(request, tmp_path_factory):
     known = [TINY.get((module.INPUT, target)) for target in module.TARGETS]
     maker = next(filter(None, known), None)
     if maker is None:
-        pytest.skip(f"no tiny data set has {module.INPUT} with {module.TARGETS}")
+        pytest.skip(
+            f"no tiny data set has {module.INPUT} with {module.TARGETS}"
+        )
     data = dataset(maker(home / "tiny"), task, home / "store")
     spec = JobSpec(
         job=7,
@@ -82,7 +87,10 @@ def trained(request, tmp_path_factory):
         cache=str(home / "cache"),
     )
     threads = torch.get_num_threads()
-    with warnings.catch_warnings(), closing(Events(folder / "events.jsonl")) as events:
+    with (
+        warnings.catch_warnings(),
+        closing(Events(folder / "events.jsonl")) as events,
+    ):
         warnings.simplefilter("ignore")  # as in a job's process
         result = train_version(spec, events, going())
     torch.set_num_threads(threads)
@@ -105,7 +113,9 @@ def test_every_setting_has_one_meaning_and_a_help_text(task, recipe):
     module = recipe_named(task, recipe)
     assert module.SUMMARY
     rows = [
-        row for part in plan(module, {}).sections().values() for row in describe(part)
+        row
+        for part in plan(module, {}).sections().values()
+        for row in describe(part)
     ]
     names = Counter(row["name"] for row in rows)
     assert [name for name, count in names.items() if count > 1] == []
@@ -130,7 +140,9 @@ def test_the_bundle_is_whole_and_answers_as_recorded(trained):
 @pytest.mark.parametrize(("engine", "precision"), ENGINES, ids="/".join)
 def test_every_engine_answers_as_recorded(trained, engine, precision):
     try:
-        predictor.load(trained[2] / "bundle", engine=engine, precision=precision)
+        predictor.load(
+            trained[2] / "bundle", engine=engine, precision=precision
+        )
     except (
         NotInstalled,
         InvalidInput,
@@ -181,9 +193,9 @@ def test_its_manifest_says_all_that_is_needed(trained):
 def test_one_by_one_and_in_a_batch_it_answers_the_same(trained):
     folder = trained[2]
     model = predictor.load(folder / "bundle")
-    raw = [case["input"] for case in predictor.read_golden(folder / "bundle")] + [
-        model.task.example()
-    ]
+    raw = [
+        case["input"] for case in predictor.read_golden(folder / "bundle")
+    ] + [model.task.example()]
     inputs = (raw * 7)[:7]
     arrays = [model.decode(one) for one in inputs]
     together = model.run(arrays)
@@ -191,7 +203,9 @@ def test_one_by_one_and_in_a_batch_it_answers_the_same(trained):
         [model.run([item])[0] for item in arrays], together, strict=True
     ):
         for name in one:
-            np.testing.assert_allclose(one[name], many[name], rtol=1e-5, atol=1e-5)
+            np.testing.assert_allclose(
+                one[name], many[name], rtol=1e-5, atol=1e-5
+            )
             if classifies(trained[0]):
                 assert many[name].sum() == pytest.approx(1, abs=1e-4)
 
@@ -207,7 +221,12 @@ def test_the_card_lists_the_metrics(trained):
 def test_a_job_that_was_stopped_after_sealing_reports_the_same(trained):
     task, recipe, folder, result = trained
     spec = JobSpec(
-        job=7, kind="train", folder=str(folder), threads=1, task=task, recipe=recipe
+        job=7,
+        kind="train",
+        folder=str(folder),
+        threads=1,
+        task=task,
+        recipe=recipe,
     )
     with closing(Events(folder / "events.jsonl")) as events:
         again = train_version(spec, events, going())

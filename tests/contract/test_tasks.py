@@ -51,7 +51,9 @@ def context(task, tmp_path):
 
 
 def test_it_has_every_name_of_the_contract(task):
-    missing = sorted(name for name in Task.__annotations__ if not hasattr(task, name))
+    missing = sorted(
+        name for name in Task.__annotations__ if not hasattr(task, name)
+    )
     assert not missing
     assert all(input_kind(kind).article for kind in (task.INPUT, *task.kinds))
     assert output_kind(task.GIVES).meaning
@@ -62,7 +64,9 @@ def test_it_has_every_name_of_the_contract(task):
 def test_its_default_recipe_exists_and_matches_its_preprocessing(task):
     assert task.RECIPE in plugins.names(plugins.recipes_of(task.name))
     for recipe in plugins.names(plugins.recipes_of(task.name)):
-        assert isinstance(recipe_named(task.name, recipe).INPUT, task.PREPROCESSING)
+        assert isinstance(
+            recipe_named(task.name, recipe).INPUT, task.PREPROCESSING
+        )
 
 
 def test_every_preprocessing_setting_has_a_help_text(task):
@@ -142,7 +146,9 @@ def test_uniform_scores_are_answered_with_labels(task, context):
         pytest.skip("its answers are not the labels of a whole input")
     answer = task.encode(uniform(task, context), context, task.parameters({}))
     assert {entry["label"] for entry in answer} == set(LABELS)
-    assert all(entry["score"] == pytest.approx(1 / 3, abs=1e-5) for entry in answer)
+    assert all(
+        entry["score"] == pytest.approx(1 / 3, abs=1e-5) for entry in answer
+    )
 
 
 def test_answers_are_evaluated(task, context):
@@ -150,7 +156,12 @@ def test_answers_are_evaluated(task, context):
     if target not in TRUTHS or task.METRIC == "recall_at_1":
         pytest.skip("what it is measured by is made from real items")
     items = [
-        Item(label, label, item_of(task), target=None if target == "label" else one)
+        Item(
+            label,
+            label,
+            item_of(task),
+            target=None if target == "label" else one,
+        )
         for label, one in zip(LABELS, TRUTHS[target], strict=True)
     ]
     found = task.evaluate(UniformModel(task, context), Few(items))
@@ -164,7 +175,9 @@ def test_answers_are_evaluated(task, context):
 
 @pytest.mark.parametrize("data", [b"", "", " ", 5, None])
 def test_what_is_no_input_is_refused(task, context, data):
-    if not (task.takes == "seed" and isinstance(data, str)):  # which may be left out
+    if not (
+        task.takes == "seed" and isinstance(data, str)
+    ):  # which may be left out
         with pytest.raises(InvalidInput):
             task.decode(data, context)
     with pytest.raises(InvalidInput):

@@ -93,7 +93,9 @@ def make(database, registry, project, tmp_path, clock):
             registry.add(project, model, bundle, None)
 
     def made(**how):
-        stage = Stage(database, registry, project, tmp_path / "run", clock, **how)
+        stage = Stage(
+            database, registry, project, tmp_path / "run", clock, **how
+        )
         stage.told = []
         return stage
 

@@ -45,7 +45,9 @@ class FakeHandle:
 
     def leave(self, result: dict[str, Any], code: int = 0) -> None:
         """End as a job does, with a result in its folder."""
-        (Path(self.spec["folder"]) / "result.json").write_text(json.dumps(result))
+        (Path(self.spec["folder"]) / "result.json").write_text(
+            json.dumps(result)
+        )
         self.code = code
 
 
@@ -69,5 +71,7 @@ class FakeCluster:
         if self.failing:
             raise self.failing
         plain = msgspec.json.decode(msgspec.json.encode(spec))
-        self.started.append(FakeHandle(1000 + len(self.started), entry, plain, title))
+        self.started.append(
+            FakeHandle(1000 + len(self.started), entry, plain, title)
+        )
         return self.started[-1]

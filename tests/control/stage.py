@@ -27,7 +27,9 @@ class Clock:
 class Stage:
     """The loop with a clock and a cluster that the test plays."""
 
-    def __init__(self, database, registry, project, folder, clock, cores=8, budget=0):
+    def __init__(
+        self, database, registry, project, folder, clock, cores=8, budget=0
+    ):
         self.database = database
         self.registry = registry
         self.project = project
@@ -45,7 +47,11 @@ class Stage:
         self.loop = Reconciler(
             self.database,
             Launcher(
-                self.cluster, self.registry, "worker:main", self.folder, self.folder
+                self.cluster,
+                self.registry,
+                "worker:main",
+                self.folder,
+                self.folder,
             ),
             NodeLimits(self.cores, self.budget, load_seconds=600.0),
             tally=lambda place: self.tallies.get(place[2], Tally()),
@@ -68,7 +74,9 @@ class Stage:
             self.loop.tick(news)
 
     def ready(self, *handles, **said):
-        for handle in handles or [one for one in self.alive if one not in self.told]:
+        for handle in handles or [
+            one for one in self.alive if one not in self.told
+        ]:
             self.told.append(handle)
             handle.said.append({"ready": True, "batch": 8} | said)
         self.tick(2)
@@ -103,7 +111,9 @@ class Stage:
 
 
 def sleepy(stage, name="digits", reference="digits:1"):
-    stage.deploy(reference, name, min_replicas=0, max_replicas=1, idle_seconds=60)
+    stage.deploy(
+        reference, name, min_replicas=0, max_replicas=1, idle_seconds=60
+    )
     stage.ready()
 
 

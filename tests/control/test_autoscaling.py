@@ -12,7 +12,10 @@ from tests.control.stage import CALLED, SLOW, asleep, sleepy
 
 def elastic(stage, **options):
     stage.deploy(
-        **({"min_replicas": 1, "max_replicas": 3, "target_delay_ms": 100} | options)
+        **(
+            {"min_replicas": 1, "max_replicas": 3, "target_delay_ms": 100}
+            | options
+        )
     )
     stage.ready()
 
@@ -67,7 +70,11 @@ def test_nobody_calls_and_it_sleeps_somebody_calls_and_it_wakes(stage):
     stage.tick(news=False)
     assert stage.versions == [1]
     stage.ready()
-    assert (stage.row().asleep, stage.route().asleep, len(stage.route().sockets)) == (
+    assert (
+        stage.row().asleep,
+        stage.route().asleep,
+        len(stage.route().sockets),
+    ) == (
         False,
         False,
         1,
@@ -104,8 +111,14 @@ def test_what_sleeps_sleeps_on_after_a_restart(stage):
     stage.deploy("letters:1")
     stage.begin()
     stage.tick(3)
-    assert [one.spec["model"] for one in stage.cluster.started[2:]] == ["letters"]
-    assert (stage.route().ready, stage.route().asleep, stage.route().version) == (
+    assert [one.spec["model"] for one in stage.cluster.started[2:]] == [
+        "letters"
+    ]
+    assert (
+        stage.route().ready,
+        stage.route().asleep,
+        stage.route().version,
+    ) == (
         True,
         True,
         1,
@@ -191,7 +204,9 @@ def test_the_least_recently_used_sleeps_when_the_workers_hold_too_much(make):
     assert [stage.route(name).ready for name in "abc"] == [True, True, True]
     stage.tick(20, 1)
     assert len(stage.staying) == 2
-    assert len(stage.cluster.started) == 3  # and it is not started and ended in turns
+    assert (
+        len(stage.cluster.started) == 3
+    )  # and it is not started and ended in turns
     assert (
         sum(
             replica.memory

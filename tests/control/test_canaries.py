@@ -38,7 +38,10 @@ def test_other_options_roll_a_canary_too(stage):
         (2, 1),
         (1, 1),
     ]
-    assert (main.asked, old.asked) == (0, 0)  # they answer until the new ones do
+    assert (main.asked, old.asked) == (
+        0,
+        0,
+    )  # they answer until the new ones do
     stage.ready(*news)
     assert stage.alive == news
     (side,) = stage.route().others
@@ -55,7 +58,11 @@ def test_a_promoted_canary_keeps_its_worker(stage):
     stage.tick(3)
     assert stage.alive == [new]
     route = stage.route()
-    assert (route.version, route.sockets, route.others) == (2, [new.spec["socket"]], [])
+    assert (route.version, route.sockets, route.others) == (
+        2,
+        [new.spec["socket"]],
+        [],
+    )
     assert len(stage.cluster.started) == 2
     assert old.asked == 1
 
@@ -79,7 +86,11 @@ def test_promoting_while_another_version_rolls_in(stage):
     assert stage.versions == [1, 2, 3]
     stage.wanted.promote(stage.project, "digits")
     stage.tick(3)
-    assert (stage.versions, stage.route().version, stage.route().others) == ([2], 2, [])
+    assert (stage.versions, stage.route().version, stage.route().others) == (
+        [2],
+        2,
+        [],
+    )
 
 
 def test_a_canary_of_a_sleeping_deployment_can_be_promoted(stage):
@@ -105,7 +116,10 @@ def test_a_canary_of_another_model(stage):
     assert (side.model, side.version, side.ready) == ("letters", 1, True)
     stage.wanted.promote(stage.project, "app")
     stage.tick(3)
-    assert (stage.route("app").model, [model for model, *_ in stage.staying]) == (
+    assert (
+        stage.route("app").model,
+        [model for model, *_ in stage.staying],
+    ) == (
         "letters",
         ["letters"],
     )
@@ -123,7 +137,10 @@ def test_a_canary_that_is_worse_is_rolled_back_with_a_note(stage):
     with_canary(stage)
     stage.tick(1, 1)
     stage.ready()
-    stage.tallies = {"digits:1": Tally(100, 0, 1.0), "digits:2": Tally(10, 5, 0.1)}
+    stage.tallies = {
+        "digits:1": Tally(100, 0, 1.0),
+        "digits:2": Tally(10, 5, 0.1),
+    }
     stage.tick(3, 1)
     assert len(stage.route().others) == 1  # too few to say
     stage.tallies["digits:2"] = Tally(10, 15, 0.1)
@@ -133,11 +150,18 @@ def test_a_canary_that_is_worse_is_rolled_back_with_a_note(stage):
         stage.row().note
         == "digits:2 was rolled back: 15 of 25 requests failed (limit 5%)"
     )
-    assert (stage.versions, stage.route().ready, stage.row().error) == ([1], True, "")
+    assert (stage.versions, stage.route().ready, stage.row().error) == (
+        [1],
+        True,
+        "",
+    )
 
 
 def test_a_canary_is_not_judged_by_what_came_before_it(stage):
-    stage.tallies = {"digits:1": Tally(100, 0, 1.0), "digits:2": Tally(0, 500, 0.0)}
+    stage.tallies = {
+        "digits:1": Tally(100, 0, 1.0),
+        "digits:2": Tally(0, 500, 0.0),
+    }
     with_canary(stage)
     stage.ready()
     stage.tick(3, 1)
@@ -156,12 +180,18 @@ def test_a_canary_is_not_judged_by_what_came_before_it(stage):
 def test_a_canary_is_compared_with_the_version_that_serves_now(stage):
     with_canary(stage)
     stage.ready()
-    stage.tallies = {"digits:1": Tally(100_000, 5000, 1000.0), "digits:2": Tally()}
+    stage.tallies = {
+        "digits:1": Tally(100_000, 5000, 1000.0),
+        "digits:2": Tally(),
+    }
     stage.tick(2, 1)
     stage.deploy("digits:3")
     stage.ready()
     assert stage.route().version == 3
-    stage.tallies |= {"digits:3": Tally(50, 0, 0.5), "digits:2": Tally(50, 0, 0.5)}
+    stage.tallies |= {
+        "digits:3": Tally(50, 0, 0.5),
+        "digits:2": Tally(50, 0, 0.5),
+    }
     stage.tick(3, 1)
     assert len(stage.route().others) == 1
 
@@ -175,7 +205,9 @@ def test_shadows_are_not_judged(stage):
     assert (side.shadow, side.ready, side.weight) == (True, True, 0.0)
 
 
-def test_a_canary_that_does_not_start_is_rolled_back_and_may_be_tried_again(stage):
+def test_a_canary_that_does_not_start_is_rolled_back_and_may_be_tried_again(
+    stage,
+):
     with_canary(stage)
     for _ in range(200):
         for one in stage.alive[1:]:
@@ -183,7 +215,9 @@ def test_a_canary_that_does_not_start_is_rolled_back_and_may_be_tried_again(stag
             one.code = 1
         stage.tick(seconds=0.25)
     assert len(stage.cluster.started) == 1 + 3
-    assert stage.row().note == "digits:2 was rolled back: model.onnx was changed"
+    assert (
+        stage.row().note == "digits:2 was rolled back: model.onnx was changed"
+    )
     assert (stage.row().error, stage.route().ready, stage.route().others) == (
         "",
         True,
@@ -215,7 +249,9 @@ def test_a_rollback_keeps_what_somebody_added_meanwhile(stage):
 
     def add_first(workers):
         stage.loop._writes.write = write
-        stage.wanted.add_variant(stage.project, "digits:3", "digits", weight=0.5)
+        stage.wanted.add_variant(
+            stage.project, "digits:3", "digits", weight=0.5
+        )
         write(workers)
 
     stage.loop._writes.write = add_first

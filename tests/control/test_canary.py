@@ -48,7 +48,10 @@ def test_a_canary_goes_when_it_fails_more_or_is_slower(canary, main, why):
 
 def test_only_what_came_after_its_appointment_is_judged():
     judge = Judge(("m", 1), Tally(5, 500, 1.0), Tally(10_000, 3000, 900.0))
-    assert judge.verdict(Tally(105, 500, 2.0), Tally(10_100, 3000, 901.0), LIMITS) == ""
+    assert (
+        judge.verdict(Tally(105, 500, 2.0), Tally(10_100, 3000, 901.0), LIMITS)
+        == ""
+    )
     assert "10 of 110" in judge.verdict(
         Tally(105, 510, 2.0), Tally(10_100, 3000, 901.0), LIMITS
     )

@@ -49,7 +49,8 @@ def let_workers_do_something(stage, draw):
         if what < 0.5 and one not in stage.told:
             stage.told.append(one)
             one.said.append(
-                {"ready": True, "batch": 8} | ({"threads": 1} if what < 0.2 else {})
+                {"ready": True, "batch": 8}
+                | ({"threads": 1} if what < 0.2 else {})
             )
         elif what < 0.53:
             one.code = -9
@@ -117,7 +118,10 @@ def test_left_alone_it_comes_to_rest(make, seed):
         for name in NAMES:
             stage.hear(Signals(idle_seconds=5), name)
         stage.tick(seconds=1)
-    assert (stage.database.revision(), len(stage.cluster.started)) == (before, started)
+    assert (stage.database.revision(), len(stage.cluster.started)) == (
+        before,
+        started,
+    )
     for row in stage.wanted.all(stage.project):
         route = stage.route(row.name)
         assert route.loaded == row.loaded
@@ -130,7 +134,9 @@ def test_left_alone_it_comes_to_rest(make, seed):
         assert route.ready
         assert (route.model, route.version) == (row.model, row.version)
         assert bool(route.sockets) != row.asleep
-        assert all(side.ready and len(side.sockets) == 1 for side in route.others)
+        assert all(
+            side.ready and len(side.sockets) == 1 for side in route.others
+        )
     served = {
         socket
         for route in stage.wanted.snapshot(None).routes.values()

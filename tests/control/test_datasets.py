@@ -35,7 +35,13 @@ def add(datasets, project, upload):
         where=None,
     ):
         return datasets.add(
-            where or project, name, task, format, options or {}, strict, upload(content)
+            where or project,
+            name,
+            task,
+            format,
+            options or {},
+            strict,
+            upload(content),
         )
 
     return one
@@ -47,7 +53,8 @@ def ready(datasets, add, project, artifacts, upload):
         row, _ = add(name)
         index = artifacts.add_file(upload(b"index"))
         datasets.finish(
-            row.id, {"format": "imagefolder", "report": report, "index_digest": index}
+            row.id,
+            {"format": "imagefolder", "report": report, "index_digest": index},
         )
         return datasets.get(project, name)
 
@@ -86,10 +93,16 @@ def test_another_upload_under_a_taken_name_is_refused(add, ready, changed):
 
 def test_what_the_check_found_is_recorded(ready):
     row = ready()
-    assert (row.state, row.format, row.report) == ("ready", "imagefolder", REPORT)
+    assert (row.state, row.format, row.report) == (
+        "ready",
+        "imagefolder",
+        REPORT,
+    )
 
 
-def test_a_set_that_could_not_be_read_leaves_its_name_free(datasets, add, project):
+def test_a_set_that_could_not_be_read_leaves_its_name_free(
+    datasets, add, project
+):
     row, _ = add()
     datasets.fail(row.id)
     assert datasets.all(project) == []
@@ -100,13 +113,17 @@ def test_its_name_is_free_although_the_job_that_failed_remembers_it(
     datasets, add, project, jobs
 ):
     row, _ = add()
-    number = jobs.submit(project, "import", dataset_id=row.id, dataset="pets").id
+    number = jobs.submit(
+        project, "import", dataset_id=row.id, dataset="pets"
+    ).id
     datasets.fail(row.id)
     assert datasets.all(project) == []
     assert jobs.get(project, number).dataset == "pets"
 
 
-def test_a_set_that_jobs_have_used_can_be_removed(datasets, ready, project, jobs):
+def test_a_set_that_jobs_have_used_can_be_removed(
+    datasets, ready, project, jobs
+):
     row = ready()
     number = jobs.submit(project, "train", dataset_id=row.id, dataset="pets").id
     datasets.remove(project, "pets")
@@ -188,7 +205,9 @@ def test_a_job_is_refused_a_set_that_it_can_not_use(
         datasets.usable(project, "pets", task, split)
 
 
-def test_a_set_that_is_being_checked_can_not_be_used_yet(datasets, add, project):
+def test_a_set_that_is_being_checked_can_not_be_used_yet(
+    datasets, add, project
+):
     add()
     with pytest.raises(Conflict, match="still being checked"):
         datasets.usable(project, "pets", TASK, "test")

@@ -26,7 +26,9 @@ from modelmill.types import ServingOptions
 
 def test_the_migrations_make_what_the_models_say(database):
     with database.engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        context = MigrationContext.configure(
+            connection, opts={"compare_type": True}
+        )
         assert compare_metadata(context, Base.metadata) == []
 
 
@@ -97,7 +99,9 @@ def test_rows_of_the_first_schema_stay_and_are_served_as_before(first):
         (key,) = session.scalars(select(db.ApiKey))
         (row,) = session.scalars(select(db.Deployment))
         (replica,) = session.scalars(select(db.Replica))
-        counts = {one.id: one.value for one in session.scalars(select(Revision))}
+        counts = {
+            one.id: one.value for one in session.scalars(select(Revision))
+        }
     assert (key.name, key.digest, key.role, key.rate, key.burst) == (
         "admin",
         "abc",
@@ -105,7 +109,14 @@ def test_rows_of_the_first_schema_stay_and_are_served_as_before(first):
         0,
         0,
     )
-    assert (row.id, row.name, row.model, row.version, row.serving, row.replicas) == (
+    assert (
+        row.id,
+        row.name,
+        row.model,
+        row.version,
+        row.serving,
+        row.replicas,
+    ) == (
         7,
         "app",
         "digits",
@@ -138,7 +149,9 @@ def test_rows_of_the_first_schema_stay_and_are_served_as_before(first):
     with first.session() as session:
         bump(session, db.ROUTES)
     with first.session() as session:
-        assert {one.id: one.value for one in session.scalars(select(Revision))} == {
+        assert {
+            one.id: one.value for one in session.scalars(select(Revision))
+        } == {
             1: 42,
             2: 2,
             3: 1,
@@ -173,11 +186,14 @@ def test_rows_stay_when_migrations_are_taken_back(first):
             ).all()
             assert found == [(7, "app", "digits", 3, 2, 2)]
             assert (
-                connection.execute(text("SELECT count(*) FROM replica")).scalar() == 2
+                connection.execute(
+                    text("SELECT count(*) FROM replica")
+                ).scalar()
+                == 2
             )
-            assert connection.execute(text("SELECT id, value FROM revision")).all() == [
-                (1, 41)
-            ]
+            assert connection.execute(
+                text("SELECT id, value FROM revision")
+            ).all() == [(1, 41)]
             assert connection.execute(
                 text("SELECT name FROM api_key")
             ).scalars().all() == ["admin"]
@@ -186,7 +202,9 @@ def test_rows_stay_when_migrations_are_taken_back(first):
         assert session.scalars(select(db.Deployment)).one().options == {}
 
 
-def test_a_deployment_that_goes_takes_its_workers_along_after_all_migrations(first):
+def test_a_deployment_that_goes_takes_its_workers_along_after_all_migrations(
+    first,
+):
     first.migrate()
     with first.session() as session:
         session.execute(text("DELETE FROM deployment"))
@@ -196,7 +214,9 @@ def test_a_deployment_that_goes_takes_its_workers_along_after_all_migrations(fir
 
 def test_a_database_of_a_newer_schema_is_refused_in_one_line(database):
     with database.engine.begin() as connection:
-        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        connection.execute(
+            text("UPDATE alembic_version SET version_num = '9999'")
+        )
     with pytest.raises(MillError, match="newer modelmill") as caught:
         database.migrate()
     assert "schema 9999" in caught.value.message
@@ -261,7 +281,10 @@ def test_times_come_back_with_their_zone(database, project):
 
 
 def test_rows_belong_to_a_project_that_exists(database):
-    with pytest.raises(Exception, match="FOREIGN KEY"), database.session() as session:
+    with (
+        pytest.raises(Exception, match="FOREIGN KEY"),
+        database.session() as session,
+    ):
         session.add(Job(project_id=999, kind="train"))
 
 
@@ -270,7 +293,9 @@ def test_every_change_is_counted_and_reported_to_its_listeners(database):
         with database.session() as session:
             return [
                 one.value
-                for one in session.scalars(select(Revision).order_by(Revision.id))
+                for one in session.scalars(
+                    select(Revision).order_by(Revision.id)
+                )
             ]
 
     before = counts()
@@ -283,8 +308,12 @@ def test_every_change_is_counted_and_reported_to_its_listeners(database):
         assert project_id(session) == 1
 
 
-def test_the_file_is_a_database_that_other_programs_can_read(database, tmp_path):
+def test_the_file_is_a_database_that_other_programs_can_read(
+    database, tmp_path
+):
     with sqlite3.connect(tmp_path / "mill.db") as connection:
-        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert connection.execute("PRAGMA integrity_check").fetchone() == (
+            "ok",
+        )
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     connection.close()

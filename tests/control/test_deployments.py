@@ -19,13 +19,20 @@ def wanted(database, registry, project, tmp_path):
         registry.add(
             project,
             "digits",
-            plain_bundle(tmp_path / f"b{number}", metrics={"accuracy": number / 10}),
+            plain_bundle(
+                tmp_path / f"b{number}", metrics={"accuracy": number / 10}
+            ),
             None,
         )
     other = [TensorSpec(name="pixels", datatype="UINT8", shape=[-1, 2, 2, 1])]
-    registry.add(project, "others", plain_bundle(tmp_path / "o", inputs=other), None)
     registry.add(
-        project, "letters", plain_bundle(tmp_path / "l", labels=["a", "b"]), None
+        project, "others", plain_bundle(tmp_path / "o", inputs=other), None
+    )
+    registry.add(
+        project,
+        "letters",
+        plain_bundle(tmp_path / "l", labels=["a", "b"]),
+        None,
     )
     return Deployments(database, registry)
 
@@ -82,7 +89,12 @@ def route(wanted, name="digits"):
         ),  # what is not said stays
         (
             [{"replicas": 3, "engine": "openvino"}, {"threads": 2}],
-            {"min_replicas": 3, "max_replicas": 3, "engine": "openvino", "threads": 2},
+            {
+                "min_replicas": 3,
+                "max_replicas": 3,
+                "engine": "openvino",
+                "threads": 2,
+            },
         ),
         ([{"min_replicas": 2}], {"min_replicas": 2, "max_replicas": 2}),
         ([{"min_replicas": 0}], {"min_replicas": 0, "max_replicas": 1}),
@@ -101,10 +113,14 @@ def route(wanted, name="digits"):
         ([{"precision": "bf16"}, {"precision": ""}], {}),
     ],
 )
-def test_options_are_kept_until_they_are_changed(wanted, project, steps, options):
+def test_options_are_kept_until_they_are_changed(
+    wanted, project, steps, options
+):
     for step in steps:
         row = wanted.deploy(project, "digits:1", "", **step)
-    assert options_of(wanted.get(project, "digits")) == ServingOptions(**options)
+    assert options_of(wanted.get(project, "digits")) == ServingOptions(
+        **options
+    )
     assert row.replicas == max(1, options.get("min_replicas", 1))
 
 
@@ -141,7 +157,12 @@ def test_names_of_another_project_are_unknown(wanted, other, project):
 
 def test_unknown_names_are_refused_with_those_that_exist(wanted, project):
     wanted.deploy(project, "digits:1", "")
-    for change in (wanted.undeploy, wanted.promote, wanted.drop_variants, wanted.get):
+    for change in (
+        wanted.undeploy,
+        wanted.promote,
+        wanted.drop_variants,
+        wanted.get,
+    ):
         with pytest.raises(
             NotFound, match="unknown deployment 'digit'; did you mean 'digits'"
         ):
@@ -159,14 +180,21 @@ def test_canaries_and_shadows_stand_beside_the_main_version(wanted, project):
     wanted.add_variant(project, "digits:3", "", shadow=True)
     # Anew
     wanted.add_variant(
-        project, "digits:2", "digits", weight=0.5, max_error_rate=0.2, max_slowdown=None
+        project,
+        "digits:2",
+        "digits",
+        weight=0.5,
+        max_error_rate=0.2,
+        max_slowdown=None,
     )
     others = route(wanted).others
     assert [(one.version, one.weight, one.shadow) for one in others] == [
         (3, 0.0, True),
         (2, 0.5, False),
     ]
-    kept = {one["version"]: one for one in wanted.get(project, "digits").variants}
+    kept = {
+        one["version"]: one for one in wanted.get(project, "digits").variants
+    }
     assert (
         kept[2]["max_error_rate"],
         kept[2]["max_slowdown"],
@@ -176,7 +204,9 @@ def test_canaries_and_shadows_stand_beside_the_main_version(wanted, project):
 
 def test_what_can_not_stand_beside_it_is_refused(wanted, project):
     wanted.deploy(project, "digits:1", "")
-    with pytest.raises(Conflict, match="digits:1 is what 'digits' serves already"):
+    with pytest.raises(
+        Conflict, match="digits:1 is what 'digits' serves already"
+    ):
         wanted.add_variant(project, "digits:1", "digits", weight=0.5)
     with pytest.raises(
         Conflict, match="others:1 takes other inputs than 'digits' serves"
@@ -187,16 +217,23 @@ def test_what_can_not_stand_beside_it_is_refused(wanted, project):
     wanted.add_variant(project, "digits:2", "digits", weight=0.75)
     with pytest.raises(InvalidInput, match="more than all requests"):
         wanted.add_variant(project, "digits:3", "digits", weight=0.5)
-    assert [one["version"] for one in wanted.get(project, "digits").variants] == [2]
+    assert [
+        one["version"] for one in wanted.get(project, "digits").variants
+    ] == [2]
 
 
 @pytest.mark.parametrize(
-    "weights", [(0.1, 0.2, 0.7), (0.7, 0.2, 0.1), (0.6, 0.3, 0.1), (0.34, 0.33, 0.33)]
+    "weights",
+    [(0.1, 0.2, 0.7), (0.7, 0.2, 0.1), (0.6, 0.3, 0.1), (0.34, 0.33, 0.33)],
 )
-def test_shares_that_are_all_together_are_not_too_many(wanted, project, weights):
+def test_shares_that_are_all_together_are_not_too_many(
+    wanted, project, weights
+):
     wanted.deploy(project, "digits:1", "")
     for version, weight in enumerate(weights, 2):
-        wanted.add_variant(project, f"digits:{version}", "digits", weight=weight)
+        wanted.add_variant(
+            project, f"digits:{version}", "digits", weight=weight
+        )
 
 
 def test_promoting_says_which_is_meant(wanted, project):
@@ -220,7 +257,8 @@ def test_taking_one_or_all_away(wanted, project):
     for version in (2, 3, 4):
         wanted.add_variant(project, f"digits:{version}", "digits", weight=0.25)
     assert [
-        one["version"] for one in wanted.drop_variants(project, "digits", 3).variants
+        one["version"]
+        for one in wanted.drop_variants(project, "digits", 3).variants
     ] == [2, 4]
     assert wanted.drop_variants(project, "digits").variants == []
     with pytest.raises(Conflict):
@@ -251,7 +289,9 @@ def test_a_snapshot_is_made_only_when_something_changed(
     serve(row, 1)
     second = wanted.snapshot(first)
     assert second.routes["default/digits"].ready
-    assert second.keys is first.keys  # so that gateways keep what they know of callers
+    assert (
+        second.keys is first.keys
+    )  # so that gateways keep what they know of callers
     Keys(database).add(project, "shop", "user", 0, 0)
     third = wanted.snapshot(second)
     assert len(third.keys) == 2
@@ -261,8 +301,12 @@ def test_a_snapshot_is_made_only_when_something_changed(
     assert wanted.snapshot(third) is None
 
 
-def test_a_route_says_what_the_model_takes_and_how_it_is_served(wanted, project, serve):
-    row = wanted.deploy(project, "digits:1", "", engine="openvino", max_wait_ms=20.0)
+def test_a_route_says_what_the_model_takes_and_how_it_is_served(
+    wanted, project, serve
+):
+    row = wanted.deploy(
+        project, "digits:1", "", engine="openvino", max_wait_ms=20.0
+    )
     serve(row, 1)
     found = route(wanted)
     assert (found.model, found.version, found.task, found.kind) == (
@@ -281,11 +325,17 @@ def test_a_route_says_what_the_model_takes_and_how_it_is_served(wanted, project,
     assert (found.sockets, found.created > 0) == (["digits-1-0"], True)
 
 
-def test_what_rolls_is_routed_to_the_version_that_serves(wanted, project, serve):
+def test_what_rolls_is_routed_to_the_version_that_serves(
+    wanted, project, serve
+):
     row = wanted.deploy(project, "digits:1", "")
     serve(row, 1)
     wanted.deploy(project, "letters:1", "digits")
-    assert (route(wanted).model, route(wanted).version, route(wanted).ready) == (
+    assert (
+        route(wanted).model,
+        route(wanted).version,
+        route(wanted).ready,
+    ) == (
         "digits",
         1,
         True,
@@ -296,7 +346,9 @@ def test_a_canary_is_routed_when_its_worker_is_there(wanted, project, serve):
     row = wanted.deploy(project, "digits:1", "")
     serve(row, 1)
     wanted.add_variant(project, "digits:2", "digits", weight=0.5)
-    assert [(one.version, one.ready) for one in route(wanted).others] == [(2, False)]
+    assert [(one.version, one.ready) for one in route(wanted).others] == [
+        (2, False)
+    ]
     serve(row, 1, 2, 2)
     assert [(one.ready, one.sockets) for one in route(wanted).others] == [
         (True, ["digits-2-1", "digits-2-2"])
@@ -333,7 +385,9 @@ def test_a_manifest_that_says_what_the_model_takes_needs_no_task(
             "streams": False,
         }
         session.execute(
-            update(Version).where(Version.model == "digits").values(manifest=manifest)
+            update(Version)
+            .where(Version.model == "digits")
+            .values(manifest=manifest)
         )
     found = route(Deployments(database, wanted._registry))
     assert (found.kind, found.output, found.grows) == ("video", "labels", False)
@@ -350,7 +404,9 @@ def test_a_deployment_that_can_not_be_routed_does_not_hide_the_others(
         )
         manifest["task"] = "a-task-that-was-uninstalled"
         session.execute(
-            update(Version).where(Version.model == "letters").values(manifest=manifest)
+            update(Version)
+            .where(Version.model == "letters")
+            .values(manifest=manifest)
         )
     fresh = Deployments(database, wanted._registry)
     assert fresh.snapshot(None).routes.keys() == {"default/digits"}
@@ -397,7 +453,11 @@ def test_the_state_of_a_deployment_in_one_word(
     ("said", "batch", "batches"),
     [
         ({"batch": 8}, 8, "up to 8 calls share a batch"),
-        ({"batch": 1}, 1, "calls are answered one at a time: the model gains nothing"),
+        (
+            {"batch": 1},
+            1,
+            "calls are answered one at a time: the model gains nothing",
+        ),
         (
             {"batch": 1, "alone": "rows of a batch depend on one another"},
             1,
@@ -412,7 +472,9 @@ def test_a_view_says_how_many_calls_share_a_batch_and_why(
     row = wanted.deploy(project, "digits:1", "")
     serve(row, 1, **said)
     with database.session() as session:
-        session.execute(update(Deployment).values(serving_model="digits", serving=1))
+        session.execute(
+            update(Deployment).values(serving_model="digits", serving=1)
+        )
     seen = views.deployment_view(
         wanted.get(project, "digits"),
         wanted.replicas(project),
@@ -440,7 +502,9 @@ def test_a_worker_of_another_batch_is_not_the_wanted_one(
     row = wanted.deploy(project, "digits:1", "", batch=batch)
     serve(row, 1, **said)
     with database.session() as session:
-        session.execute(update(Deployment).values(serving_model="digits", serving=1))
+        session.execute(
+            update(Deployment).values(serving_model="digits", serving=1)
+        )
     seen = views.deployment_view(
         wanted.get(project, "digits"),
         wanted.replicas(project),

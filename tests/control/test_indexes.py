@@ -10,8 +10,12 @@ from modelmill.errors import Conflict, InvalidInput, MillError, NotFound
 
 
 def version(task="image-feature-extraction", name="embedding", shape=(-1, 4)):
-    manifest = {"outputs": [{"name": name, "datatype": "FP32", "shape": list(shape)}]}
-    return SimpleNamespace(model="faces", number=3, task=task, manifest=manifest)
+    manifest = {
+        "outputs": [{"name": name, "datatype": "FP32", "shape": list(shape)}]
+    }
+    return SimpleNamespace(
+        model="faces", number=3, task=task, manifest=manifest
+    )
 
 
 @pytest.fixture
@@ -19,7 +23,9 @@ def indexes(tmp_path):
     return Indexes(tmp_path / "indexes")
 
 
-def test_an_index_is_of_one_version_and_is_found_after_a_restart(indexes, tmp_path):
+def test_an_index_is_of_one_version_and_is_found_after_a_restart(
+    indexes, tmp_path
+):
     made = indexes.create(1, "people", version())
     indexes.get(1, "people")[1].add([NewItem([1, 0, 0, 0], "ada")])
     told, index = Indexes(tmp_path / "indexes").get(1, "people")
@@ -35,13 +41,17 @@ def test_projects_do_not_see_each_other(indexes):
     indexes.create(2, "things", version())
     assert [told.name for told in indexes.all(1)] == ["people"]
     assert indexes.get(1, "people")[1].labels() == {"ada": 1}
-    with pytest.raises(NotFound, match=r"unknown index 'things'.*there are: people"):
+    with pytest.raises(
+        NotFound, match=r"unknown index 'things'.*there are: people"
+    ):
         indexes.get(1, "things")
     indexes.delete(2, "people")
     assert indexes.get(1, "people")[1].labels() == {"ada": 1}
 
 
-def test_one_that_was_deleted_is_gone_for_all_and_its_name_is_free(indexes, tmp_path):
+def test_one_that_was_deleted_is_gone_for_all_and_its_name_is_free(
+    indexes, tmp_path
+):
     other = Indexes(tmp_path / "indexes")
     indexes.create(1, "people", version())
     held = other.get(1, "people")[1]
@@ -68,7 +78,9 @@ def test_a_name_is_a_safe_one(indexes, name):
 
 
 def test_only_a_model_that_answers_vectors_will_do(indexes):
-    with pytest.raises(InvalidInput, match="'faces' is for image-classification"):
+    with pytest.raises(
+        InvalidInput, match="'faces' is for image-classification"
+    ):
         indexes.create(1, "people", version("image-classification", "scores"))
     with pytest.raises(InvalidInput, match="'faces' has no task"):
         indexes.create(1, "people", version(""))

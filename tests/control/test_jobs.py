@@ -63,7 +63,9 @@ def finish_training(handle, **changed):
     handle.leave({"metrics": {"accuracy": 1.0}, "bundle": "x", **changed})
 
 
-def test_a_job_is_started_with_all_it_needs(runner, cluster, submit, jobs, project):
+def test_a_job_is_started_with_all_it_needs(
+    runner, cluster, submit, jobs, project
+):
     number = submit(settings={"epochs": "2"})
     runner.tick()
     (handle,) = cluster.started
@@ -93,7 +95,10 @@ def test_one_job_at_a_time_runs_in_each_lane(runner, cluster, submit, state):
     third = submit("import")
     for _ in range(3):
         runner.tick()
-    assert [handle.spec["job"] for handle in cluster.started] == [train, imported]
+    assert [handle.spec["job"] for handle in cluster.started] == [
+        train,
+        imported,
+    ]
     assert [state(n) for n in (train, second, imported, third)] == [
         "running",
         "queued",
@@ -109,10 +114,14 @@ def test_one_job_at_a_time_runs_in_each_lane(runner, cluster, submit, state):
     )
 
 
-def test_a_result_becomes_a_version(runner, cluster, submit, jobs, project, registry):
+def test_a_result_becomes_a_version(
+    runner, cluster, submit, jobs, project, registry
+):
     number = submit()
     runner.tick()
-    (Path(cluster.started[0].spec["folder"]) / "checkpoint.pt").write_bytes(b"x")
+    (Path(cluster.started[0].spec["folder"]) / "checkpoint.pt").write_bytes(
+        b"x"
+    )
     finish_training(cluster.started[0])
     runner.tick()
     row = jobs.get(project, number)
@@ -148,7 +157,10 @@ def test_a_job_that_ended_while_nobody_looked_is_taken_in_at_the_next_start(
     finish_training(cluster.started[0])
     later = JobRunner(stores, FakeCluster(), ENTRY, 2)
     later.recover()
-    assert (jobs.get(project, number).state, jobs.get(project, number).version) == (
+    assert (
+        jobs.get(project, number).state,
+        jobs.get(project, number).version,
+    ) == (
         "succeeded",
         1,
     )
@@ -162,10 +174,16 @@ def test_an_import_makes_its_data_set_ready(
     handle = cluster.started[0]
     (Path(handle.spec["folder"]) / "index").write_bytes(b"index")
     digest = sha256_of(Path(handle.spec["folder"]) / "index")
-    handle.leave({"format": "imagefolder", "report": REPORT, "index_digest": digest})
+    handle.leave(
+        {"format": "imagefolder", "report": REPORT, "index_digest": digest}
+    )
     runner.tick()
     row = datasets.get(project, "pets")
-    assert (row.state, row.format, row.report) == ("ready", "imagefolder", REPORT)
+    assert (row.state, row.format, row.report) == (
+        "ready",
+        "imagefolder",
+        REPORT,
+    )
     assert row.index_digest == digest
 
 
@@ -186,7 +204,9 @@ def test_an_import_taken_in_halfway_is_taken_in_whole_at_the_next_start(
     index = Path(handle.spec["folder"]) / "index"
     index.write_bytes(b"index")
     digest = artifacts.add_file(index)  # and then the node died
-    handle.leave({"format": "imagefolder", "report": REPORT, "index_digest": digest})
+    handle.leave(
+        {"format": "imagefolder", "report": REPORT, "index_digest": digest}
+    )
     later = JobRunner(stores, FakeCluster(), ENTRY, 2)
     later.recover()
     assert (state(number), datasets.get(project, "pets").state) == (
@@ -306,7 +326,9 @@ def test_a_job_that_was_stopped_can_be_resumed(
     assert jobs.resume(project, number).state == "queued"
     runner.tick()
     assert len(cluster.started) == 2
-    assert cluster.started[1].spec["folder"] == cluster.started[0].spec["folder"]
+    assert (
+        cluster.started[1].spec["folder"] == cluster.started[0].spec["folder"]
+    )
     assert state(number) == "running"
     with pytest.raises(
         Conflict, match="is running; only interrupted, failed, cancelled"
@@ -314,14 +336,19 @@ def test_a_job_that_was_stopped_can_be_resumed(
         jobs.resume(project, number)
 
 
-def test_after_a_crash_running_jobs_go_on(runner, cluster, submit, stores, state):
+def test_after_a_crash_running_jobs_go_on(
+    runner, cluster, submit, stores, state
+):
     number, waiting = submit(), submit()
     runner.tick()
     later = JobRunner(stores, cluster, ENTRY, 2)
     later.recover()
     assert (state(number), state(waiting)) == ("queued", "queued")
     later.tick()
-    assert [handle.spec["job"] for handle in cluster.started] == [number, number]
+    assert [handle.spec["job"] for handle in cluster.started] == [
+        number,
+        number,
+    ]
 
 
 def test_a_job_stopped_before_a_crash_does_not_resume(
@@ -342,7 +369,9 @@ def test_stopping_lets_jobs_write_a_checkpoint(runner, cluster, submit, state):
     assert state(number) == "interrupted"
 
 
-def test_a_job_that_does_not_stop_is_ended(runner, cluster, submit, jobs, project):
+def test_a_job_that_does_not_stop_is_ended(
+    runner, cluster, submit, jobs, project
+):
     number = submit()
     runner.tick()
     cluster.started[0].obeys = False
@@ -380,7 +409,9 @@ def test_a_job_whose_data_were_removed_has_failed_in_words(
 def test_an_evaluation_gets_the_path_of_its_bundle(
     runner, cluster, submit, registry, project, tmp_path
 ):
-    version = registry.add(project, "digits", plain_bundle(tmp_path / "b"), None)
+    version = registry.add(
+        project, "digits", plain_bundle(tmp_path / "b"), None
+    )
     submit("evaluate", version=1, settings={"split": "val"})
     runner.tick()
     assert cluster.started[0].spec["bundle"] == str(registry.folder(version))
@@ -391,7 +422,9 @@ def test_another_project_sees_no_job(jobs, other, submit):
     number = submit()
     assert jobs.all(other) == []
     for verb in (jobs.get, jobs.cancel, jobs.resume):
-        with pytest.raises(NotFound, match=f"unknown job {number}; there are none yet"):
+        with pytest.raises(
+            NotFound, match=f"unknown job {number}; there are none yet"
+        ):
             verb(other, number)
 
 
@@ -420,11 +453,16 @@ def test_what_an_import_waited_for_is_dropped_with_it(
 def test_a_training_says_what_it_starts_from(
     runner, cluster, submit, registry, project, tmp_path
 ):
-    version = registry.add(project, "digits", plain_bundle(tmp_path / "b"), None)
+    version = registry.add(
+        project, "digits", plain_bundle(tmp_path / "b"), None
+    )
     submit(settings={"epochs": "2", "from": "digits:1"})
     runner.tick()
     spec = cluster.started[0].spec
-    assert (spec["bundle"], spec["base"]) == (str(registry.folder(version)), "digits:1")
+    assert (spec["bundle"], spec["base"]) == (
+        str(registry.folder(version)),
+        "digits:1",
+    )
     assert spec["settings"] == {"epochs": "2"}
 
 
@@ -461,5 +499,7 @@ def test_what_is_wrong_with_a_request_is_named(document, says):
 
 
 def test_fields_that_came_as_texts_are_read_as_what_they_are():
-    asked = request_of("import", {"name": "a", "task": "fill-mask", "strict": "true"})
+    asked = request_of(
+        "import", {"name": "a", "task": "fill-mask", "strict": "true"}
+    )
     assert asked.strict is True

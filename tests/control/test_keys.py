@@ -41,7 +41,9 @@ def test_the_key_stays_from_start_to_start(database, tmp_path):
 
 
 @pytest.mark.parametrize("content", [None, b"", b"mm_another", b"\xff\xfe"])
-def test_a_key_that_is_lost_or_spoilt_is_written_again(database, tmp_path, content):
+def test_a_key_that_is_lost_or_spoilt_is_written_again(
+    database, tmp_path, content
+):
     path = ensure_admin_key(database, tmp_path)
     first = path.read_text()
     path.unlink()
@@ -104,7 +106,10 @@ def test_gateways_get_name_role_and_limits(keys, database, registry, project):
         burst=10,
     )
     keys.remove(project, "shop")
-    assert digest_of(key) not in Deployments(database, registry).snapshot(snapshot).keys
+    assert (
+        digest_of(key)
+        not in Deployments(database, registry).snapshot(snapshot).keys
+    )
 
 
 def test_a_name_is_taken_once_in_a_project(keys, project, other):
@@ -118,7 +123,9 @@ def test_a_name_is_taken_once_in_a_project(keys, project, other):
 
 
 def test_keys_of_another_project_are_not_there(keys, project, other):
-    with pytest.raises(NotFound, match="unknown key 'admin'; there are none yet"):
+    with pytest.raises(
+        NotFound, match="unknown key 'admin'; there are none yet"
+    ):
         keys.remove(other, "admin")
 
 

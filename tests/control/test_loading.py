@@ -10,7 +10,10 @@ def test_a_worker_that_is_not_ready_in_time_is_killed_and_the_deployment_says_wh
     assert handle.code is None
     stage.tick(2, seconds=2)
     assert handle.code is not None
-    assert "not loaded within 600 seconds (limits.load_seconds)" in stage.row().error
+    assert (
+        "not loaded within 600 seconds (limits.load_seconds)"
+        in stage.row().error
+    )
 
 
 def test_a_worker_that_is_ready_may_live_longer(stage):

@@ -33,7 +33,9 @@ def test_a_deployment_gets_its_workers_and_is_ready_when_all_are(stage):
     stage.ready(two)
     route = stage.route()
     assert (route.ready, route.batch, route.version) == (True, 8, 1)
-    assert sorted(route.sockets) == sorted([one.spec["socket"], two.spec["socket"]])
+    assert sorted(route.sockets) == sorted(
+        [one.spec["socket"], two.spec["socket"]]
+    )
 
 
 def test_when_nothing_changes_nothing_is_done(stage):
@@ -72,19 +74,25 @@ def test_a_new_version_comes_up_beside_the_old_one(stage):
     ) == ([0, 0], 1, 2)
     stage.ready(new[1])
     assert ([one.asked for one in old], stage.route().version) == ([1, 1], 2)
-    assert sorted(stage.route().sockets) == sorted(one.spec["socket"] for one in new)
+    assert sorted(stage.route().sockets) == sorted(
+        one.spec["socket"] for one in new
+    )
     for handle in old:
         handle.code = 0
     stage.tick()
     assert (stage.versions, stage.route().ready) == ([2, 2], True)
 
 
-def test_gateways_get_the_new_snapshot_before_a_worker_gets_sigterm(stage, monkeypatch):
+def test_gateways_get_the_new_snapshot_before_a_worker_gets_sigterm(
+    stage, monkeypatch
+):
     stage.deploy()
     stage.ready()
     (old,) = stage.alive
     seen = []
-    monkeypatch.setattr(old, "terminate", lambda: seen.append(stage.route().sockets))
+    monkeypatch.setattr(
+        old, "terminate", lambda: seen.append(stage.route().sockets)
+    )
     stage.deploy("digits:2")
     stage.ready()
     assert seen == [[stage.cluster.started[1].spec["socket"]]]
@@ -105,17 +113,27 @@ def test_a_version_that_can_not_be_loaded_leaves_the_old_one_serving(stage):
     stage.ready()
     stage.deploy("digits:2")
     bad = stage.cluster.started[1]
-    bad.said.append({"error": "model.onnx was changed", "code": "bundle_corrupt"})
+    bad.said.append(
+        {"error": "model.onnx was changed", "code": "bundle_corrupt"}
+    )
     bad.code = 1
     stage.tick()
     assert stage.row().error == "model.onnx was changed"
-    assert (stage.route().version, stage.route().ready, len(stage.route().sockets)) == (
+    assert (
+        stage.route().version,
+        stage.route().ready,
+        len(stage.route().sockets),
+    ) == (
         1,
         True,
         1,
     )
     stage.deploy("digits:1")
-    assert (stage.row().error, stage.route().version, stage.versions[0]) == ("", 1, 1)
+    assert (stage.row().error, stage.route().version, stage.versions[0]) == (
+        "",
+        1,
+        1,
+    )
 
 
 def test_a_worker_that_fails_is_tried_again_ever_more_slowly(stage):
@@ -207,7 +225,9 @@ def test_a_process_that_can_not_be_started_is_an_error(stage):
 
 
 def test_a_missing_bundle_is_an_error_that_names_it(stage):
-    shutil.rmtree(stage.registry.folder(stage.registry.get(stage.project, "digits:1")))
+    shutil.rmtree(
+        stage.registry.folder(stage.registry.get(stage.project, "digits:1"))
+    )
     stage.deploy()
     assert "is missing" in stage.row().error
     assert stage.cluster.started == []
@@ -217,14 +237,22 @@ def test_one_model_under_two_names_and_another_under_the_same(stage):
     stage.deploy("digits:1", "stable")
     stage.deploy("digits:2", "next")
     stage.ready()
-    assert (stage.route("stable").version, stage.route("next").version) == (1, 2)
+    assert (stage.route("stable").version, stage.route("next").version) == (
+        1,
+        2,
+    )
     stage.deploy("letters:3", "next")
     assert stage.route("next").model == "digits"
     stage.ready()
-    assert (stage.route("next").model, stage.route("next").version) == ("letters", 3)
+    assert (stage.route("next").model, stage.route("next").version) == (
+        "letters",
+        3,
+    )
 
 
-def test_stopping_sends_sigterm_to_every_worker_and_kills_those_that_stay(stage):
+def test_stopping_sends_sigterm_to_every_worker_and_kills_those_that_stay(
+    stage,
+):
     stage.deploy(replicas=2)
     stage.cluster.started[0].obeys = False
     stage.loop.stop()
@@ -250,7 +278,11 @@ def test_the_cores_are_shared_and_a_share_that_shrinks_rolls_the_workers(stage):
     stage.ready()
     assert stage.staying == [("digits", 1, 8)]
     stage.deploy("letters:1")
-    assert stage.staying == [("digits", 1, 8), ("digits", 1, 4), ("letters", 1, 4)]
+    assert stage.staying == [
+        ("digits", 1, 8),
+        ("digits", 1, 4),
+        ("letters", 1, 4),
+    ]
     assert stage.route().ready
     stage.ready()
     assert stage.staying == [("digits", 1, 4), ("letters", 1, 4)]
@@ -289,7 +321,12 @@ def test_a_deployment_is_served_while_its_threads_are_rolled(stage):
 
 @pytest.mark.parametrize(
     "options",
-    [{"threads": 3}, {"engine": "openvino"}, {"precision": "bf16"}, {"batch": 1}],
+    [
+        {"threads": 3},
+        {"engine": "openvino"},
+        {"precision": "bf16"},
+        {"batch": 1},
+    ],
 )
 def test_other_options_roll_the_workers(stage, options):
     stage.deploy()
@@ -310,7 +347,10 @@ def test_options_that_do_not_work_leave_the_old_workers_serving(stage):
     stage.deploy(precision="bf16")
     bad = stage.cluster.started[1]
     bad.said.append(
-        {"error": "the engine 'onnx' has no precision 'bf16'", "code": "invalid_input"}
+        {
+            "error": "the engine 'onnx' has no precision 'bf16'",
+            "code": "invalid_input",
+        }
     )
     bad.code = 1
     stage.tick()
@@ -372,7 +412,9 @@ def test_a_write_that_fails_is_tried_again(stage, database, monkeypatch):
     )
 
 
-def test_a_decision_to_sleep_survives_a_write_that_fails(stage, database, monkeypatch):
+def test_a_decision_to_sleep_survives_a_write_that_fails(
+    stage, database, monkeypatch
+):
     sleepy(stage)
     stage.clock.now += 100
     stage.hear(Signals(idle_seconds=100))

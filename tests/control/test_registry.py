@@ -29,7 +29,9 @@ def job(jobs, project):
 
 
 def test_versions_are_numbered_from_one_for_each_model(registry, project, made):
-    assert [registry.add(project, "digits", made(), None).number for _ in range(3)] == [
+    assert [
+        registry.add(project, "digits", made(), None).number for _ in range(3)
+    ] == [
         1,
         2,
         3,
@@ -53,7 +55,9 @@ def test_a_version_is_kept_in_the_store_by_its_digest(registry, project, made):
     assert version.manifest["labels"] == ["dark", "bright"]
 
 
-def test_the_same_content_twice_is_two_versions_of_one_bundle(registry, project, made):
+def test_the_same_content_twice_is_two_versions_of_one_bundle(
+    registry, project, made
+):
     one, two = (
         registry.add(project, "digits", made(metrics={"accuracy": 1.0}), None)
         for _ in range(2)
@@ -136,9 +140,13 @@ def test_an_alias_moves(registry, project, made):
         ("stable", 2),
     }
     rows = [
-        summary(version, registry.aliases(project)) for version in registry.all(project)
+        summary(version, registry.aliases(project))
+        for version in registry.all(project)
     ]
-    assert [sorted(row["aliases"]) for row in rows] == [["champion", "stable"], []]
+    assert [sorted(row["aliases"]) for row in rows] == [
+        ["champion", "stable"],
+        [],
+    ]
 
 
 def test_another_project_sees_nothing(registry, project, other, made):
@@ -153,7 +161,9 @@ def test_another_project_sees_nothing(registry, project, other, made):
     with pytest.raises(NotFound):
         registry.alias(other, "digits:1", "mine")
     assert (
-        registry.add(other, "digits", made(task="text-classification"), None).number
+        registry.add(
+            other, "digits", made(task="text-classification"), None
+        ).number
         == 1
     )
 

@@ -30,8 +30,18 @@ CALM = Signals(busy=0, idle_seconds=5)
         (ServingOptions(min_replicas=2, max_replicas=2), Scale(2, 0), SLOW, 2),
         (ServingOptions(min_replicas=2, max_replicas=2), Scale(2, 0), CALM, 2),
         # new limits hold at once
-        (ServingOptions(min_replicas=3, max_replicas=3), Scale(1, NOW), CALM, 3),
-        (ServingOptions(min_replicas=1, max_replicas=2), Scale(4, NOW), SLOW, 2),
+        (
+            ServingOptions(min_replicas=3, max_replicas=3),
+            Scale(1, NOW),
+            CALM,
+            3,
+        ),
+        (
+            ServingOptions(min_replicas=1, max_replicas=2),
+            Scale(4, NOW),
+            SLOW,
+            2,
+        ),
         # one more while calls wait too long, a step at a time, up to the most
         (ELASTIC, Scale(1, 0), SLOW, 2),
         (ELASTIC, Scale(3, 0), SLOW, 4),
@@ -44,7 +54,12 @@ CALM = Signals(busy=0, idle_seconds=5)
         (ELASTIC, Scale(3, 0, NOW - 29), CALM, 3),
         (ELASTIC, Scale(1, 0, NOW - 99), CALM, 1),
         (ELASTIC, Scale(3, 0, NOW - 99), Signals(busy=3), 3),
-        (ELASTIC, Scale(3, 0, NOW - 99), Signals(waiting=1, oldest=0.08, busy=1), 3),
+        (
+            ELASTIC,
+            Scale(3, 0, NOW - 99),
+            Signals(waiting=1, oldest=0.08, busy=1),
+            3,
+        ),
         # none when nobody calls, one again when somebody does
         (SLEEPY, Scale(1, 0), Signals(idle_seconds=60), 0),
         (SLEEPY, Scale(2, 0), Signals(idle_seconds=60), 0),
@@ -94,7 +109,9 @@ def test_load_that_comes_and_goes_settles():
         now = tick * 0.05
         state = scale(now, state, SLOW if now < 20 else CALM, ELASTIC)
         seen.append(state.wanted)
-    changes = [after - before for before, after in pairwise(seen) if after != before]
+    changes = [
+        after - before for before, after in pairwise(seen) if after != before
+    ]
     assert changes == [1, 1, 1, -1, -1, -1]
 
 
@@ -108,8 +125,16 @@ def test_load_that_comes_and_goes_settles():
             10,
             [2],
         ),  # the least recently used first
-        ([HeldMemory(1, 6, 99), HeldMemory(2, 5, 50), HeldMemory(3, 5, 70)], 10, [1]),
-        ([HeldMemory(1, 6, 99), HeldMemory(2, 5, 50), HeldMemory(3, 5, 70)], 9, [1, 3]),
+        (
+            [HeldMemory(1, 6, 99), HeldMemory(2, 5, 50), HeldMemory(3, 5, 70)],
+            10,
+            [1],
+        ),
+        (
+            [HeldMemory(1, 6, 99), HeldMemory(2, 5, 50), HeldMemory(3, 5, 70)],
+            9,
+            [1, 3],
+        ),
         (
             [HeldMemory(1, 6, 99, waiting=True), HeldMemory(2, 5, 50)],
             10,

@@ -74,7 +74,9 @@ def test_the_nearest_items_come_first_with_their_cosine(tmp_path, kind):
     assert len(index.search(query, 1000)) == 40
 
 
-def test_what_is_removed_is_not_found_and_its_number_never_comes_again(tmp_path, kind):
+def test_what_is_removed_is_not_found_and_its_number_never_comes_again(
+    tmp_path, kind
+):
     index = filled(tmp_path)
     assert index.remove(id=8) == 1
     assert index.remove(label="label0") == 10
@@ -151,8 +153,12 @@ def test_damage_before_sound_records_is_said_and_never_cut_off(tmp_path, place):
     assert (tmp_path / "log").read_bytes() == data
 
 
-@pytest.mark.parametrize("damage", ["missing", "changed", "cut", "of another log"])
-def test_a_snapshot_is_made_again_when_it_is_no_good(tmp_path, monkeypatch, damage):
+@pytest.mark.parametrize(
+    "damage", ["missing", "changed", "cut", "of another log"]
+)
+def test_a_snapshot_is_made_again_when_it_is_no_good(
+    tmp_path, monkeypatch, damage
+):
     monkeypatch.setattr(vector_index, "EXACT", 10)
     monkeypatch.setattr(vector_index, "BATCH", 10)
     filled(tmp_path)
@@ -170,7 +176,9 @@ def test_a_snapshot_is_made_again_when_it_is_no_good(tmp_path, monkeypatch, dama
     assert graph.read_bytes()[:HEADER] == data[:HEADER]
 
 
-def test_what_was_answered_survives_a_kill_in_the_middle_of_adding(tmp_path, kind):
+def test_what_was_answered_survives_a_kill_in_the_middle_of_adding(
+    tmp_path, kind
+):
     filled(tmp_path)
     writer = subprocess.Popen(
         [sys.executable, "-c", WRITER, str(tmp_path), "1", "100000"],
@@ -181,7 +189,10 @@ def test_what_was_answered_survives_a_kill_in_the_middle_of_adding(tmp_path, kin
     writer.send_signal(signal.SIGKILL)
     answered += writer.communicate()[0].splitlines(keepends=True)
     numbers = {
-        int(word) for line in answered if line.endswith("\n") for word in line.split()
+        int(word)
+        for line in answered
+        if line.endswith("\n")
+        for word in line.split()
     }
     assert len(numbers) >= 60
     index = again(tmp_path)
@@ -195,7 +206,9 @@ def test_writers_in_several_processes_do_not_collide(tmp_path):
     filled(tmp_path)
     command = [sys.executable, "-c", WRITER, str(tmp_path)]
     writers = [
-        subprocess.Popen([*command, seed, "30"], stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [*command, seed, "30"], stdout=subprocess.PIPE, text=True
+        )
         for seed in "12"
     ]
     said = [writer.communicate(timeout=120)[0] for writer in writers]

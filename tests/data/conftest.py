@@ -25,7 +25,10 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def shared() -> Callable[[str], Path]:
     """The path of a shared data set; skips the test when it is not on this machine."""
-    root = Path(os.environ.get("MODELMILL_SHARED", ROOT.parent / "shared")) / "data"
+    root = (
+        Path(os.environ.get("MODELMILL_SHARED", ROOT.parent / "shared"))
+        / "data"
+    )
 
     def path(name: str) -> Path:
         if not (root / name).exists():
@@ -70,7 +73,9 @@ def pixel_print(item: Item) -> str:
     try:
         with Image.open(io.BytesIO(item.data)) as picture:
             head = f"{picture.size}{picture.mode}".encode()
-            return hashlib.sha256(head + picture.convert("RGB").tobytes()).hexdigest()
+            return hashlib.sha256(
+                head + picture.convert("RGB").tobytes()
+            ).hexdigest()
     except Exception as error:
         raise InvalidInput(f"not a picture: {error}") from error
 
@@ -90,11 +95,14 @@ def read_with(path: Path, module: ModuleType) -> list[Item]:
 TASKS = {"image": "image-classification", "text": "text-classification"}
 
 
-def read_all(path: Path, kind: str, format: str = "", **options: str) -> list[Item]:
+def read_all(
+    path: Path, kind: str, format: str = "", **options: str
+) -> list[Item]:
     """All items at a path, with the format detected unless it is said."""
     with open_source(path) as source:
         module = plugins.load(
-            "data.formats", format or formats.detect(source, task_named(TASKS[kind]))
+            "data.formats",
+            format or formats.detect(source, task_named(TASKS[kind])),
         )
         return [item.read() for item in module.read(source, options)]
 

@@ -23,7 +23,11 @@ NONE = Augment(
 def pictures(count=6, height=10, width=12, channels=3):
     generator = torch.Generator().manual_seed(0)
     return torch.randint(
-        0, 256, (count, height, width, channels), dtype=torch.uint8, generator=generator
+        0,
+        256,
+        (count, height, width, channels),
+        dtype=torch.uint8,
+        generator=generator,
     )
 
 
@@ -35,7 +39,8 @@ def with_only(**changed):
     "shape", [(6, 10, 12, 3), (1, 28, 28, 1), (3, 1, 1, 1), (2, 7, 3, 3)]
 )
 @pytest.mark.parametrize(
-    "how", [Augment(), Augment(noise=30, erase=1, rotate=180, flip_vertical=True)]
+    "how",
+    [Augment(), Augment(noise=30, erase=1, rotate=180, flip_vertical=True)],
 )
 def test_shape_and_range_stay(shape, how):
     changed = augment(pictures(*shape), how)
@@ -77,7 +82,9 @@ def test_brightness_only_scales():
     changed = augment(x, with_only(brightness=0.5))
     assert 50 <= changed.min() <= changed.max() <= 150
     assert len(changed[:, 0, 0, 0].unique()) > 1
-    torch.testing.assert_close(changed, changed[:, :1, :1, :1].expand_as(changed))
+    torch.testing.assert_close(
+        changed, changed[:, :1, :1, :1].expand_as(changed)
+    )
 
 
 def test_saturation_leaves_grey_alone():
@@ -120,14 +127,18 @@ def test_masks_move_with_their_pictures_and_keep_their_values():
     mask[:, 10:30, 20:50] = 7
     mask[:, 30:] = 255
     pictures = mask.unsqueeze(3).expand(-1, -1, -1, 3)
-    how = Augment(rotate=30, scale_min=0.5, brightness=0, contrast=0, saturation=0)
+    how = Augment(
+        rotate=30, scale_min=0.5, brightness=0, contrast=0, saturation=0
+    )
     changed, moved = augment_with_masks(pictures, mask, how)
     assert moved.dtype == torch.uint8
     assert set(moved.unique().tolist()) <= {0, 7, 255}
     assert (moved != mask).any()
     # Away from borders, which are blurred
     inside = (changed[..., 0] - changed[..., 0].round()).abs() < 1e-3
-    assert (changed[..., 0].round()[inside] == moved[inside]).float().mean() > 0.97
+    assert (
+        changed[..., 0].round()[inside] == moved[inside]
+    ).float().mean() > 0.97
 
 
 def test_pictures_that_are_only_mirrored_and_shifted_keep_their_pixels():
@@ -137,7 +148,8 @@ def test_pictures_that_are_only_mirrored_and_shifted_keep_their_pixels():
     assert how.upright
     assert torch.allclose(changed, changed.round(), atol=1e-3)
     kept = [
-        set(one.flatten().tolist()) >= set(new.round().byte().flatten().tolist())
+        set(one.flatten().tolist())
+        >= set(new.round().byte().flatten().tolist())
         for one, new in zip(pictures, changed, strict=True)
     ]
     assert all(kept)

@@ -20,7 +20,9 @@ OBJECT = "<object><name>{}</name><bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}<
 
 
 def picture(number=0):
-    return png(np.random.default_rng(number).integers(0, 255, (30, 40, 3), np.uint8))
+    return png(
+        np.random.default_rng(number).integers(0, 255, (30, 40, 3), np.uint8)
+    )
 
 
 def items_of(format, folder, **options):
@@ -41,7 +43,11 @@ def a_voc(root, xml, name="1"):
 
 
 def a_coco(
-    root, annotations=(), images=None, categories=None, name="instances_train.json"
+    root,
+    annotations=(),
+    images=None,
+    categories=None,
+    name="instances_train.json",
 ):
     document = {
         "info": {},
@@ -119,7 +125,9 @@ def test_voc_parts_of_an_object_are_not_objects(tmp_path):
     a_voc(
         tmp_path,
         FRAME.format(
-            OBJECT.format("cup", 1, 1, 9, 9).replace("</object>", f"{part}</object>")
+            OBJECT.format("cup", 1, 1, 9, 9).replace(
+                "</object>", f"{part}</object>"
+            )
         ),
     )
     (item,) = items_of(voc, tmp_path)
@@ -132,7 +140,10 @@ def test_voc_parts_of_an_object_are_not_objects(tmp_path):
         ("", "is no readable XML"),
         ("<annotation>", "is no readable XML"),
         ("\x00\x01", "is no readable XML"),
-        ("<?xml version='1.0' encoding='no-such'?><annotation/>", "is no readable XML"),
+        (
+            "<?xml version='1.0' encoding='no-such'?><annotation/>",
+            "is no readable XML",
+        ),
         (
             "<!DOCTYPE a [<!ENTITY x 'y'>]><annotation>&x;</annotation>",
             "declares entities",
@@ -158,12 +169,18 @@ def test_voc_parts_of_an_object_are_not_objects(tmp_path):
             FRAME.format(OBJECT.format("cup", 50, 9, 60, 20)),
             "outside the picture of 40x30 pixels",
         ),
-        (FRAME.format(OBJECT.format("cup", "nan", 9, 60, 20)), "no sensible numbers"),
+        (
+            FRAME.format(OBJECT.format("cup", "nan", 9, 60, 20)),
+            "no sensible numbers",
+        ),
         (
             FRAME.format(OBJECT.format("cup", "-inf", 9, "1e400", 20)),
             "no sensible numbers",
         ),
-        (FRAME.format("").replace("40", "-40"), "declares a senseless size: -40 x 30"),
+        (
+            FRAME.format("").replace("40", "-40"),
+            "declares a senseless size: -40 x 30",
+        ),
         (
             FRAME.format("").replace("40", "wide"),
             "declares a senseless size: wide x 30",
@@ -179,12 +196,16 @@ def test_voc_says_what_is_wrong_with_a_file(tmp_path, xml, said):
 
 
 def test_voc_entities_can_not_fill_the_memory(tmp_path):
-    levels = "".join(f"<!ENTITY e{n} '{f'&e{n - 1};' * 10}'>" for n in range(1, 12))
+    levels = "".join(
+        f"<!ENTITY e{n} '{f'&e{n - 1};' * 10}'>" for n in range(1, 12)
+    )
     bomb = (
         "<!DOCTYPE a [<!ENTITY e0 "
         f"'ha'>{levels}]><annotation><filename>&e11;</filename></annotation>"
     )
-    assert "declares entities" in items_of(voc, a_voc(tmp_path, bomb))[0].problem
+    assert (
+        "declares entities" in items_of(voc, a_voc(tmp_path, bomb))[0].problem
+    )
 
 
 def test_voc_deep_nesting_is_survived(tmp_path):
@@ -212,7 +233,9 @@ def test_voc_beside_the_pictures_in_folders_of_splits(tmp_path):
     for split in ("train", "valid"):
         write(tmp_path, f"{split}/1.png", picture())
         write(
-            tmp_path, f"{split}/1.xml", FRAME.format(OBJECT.format("cup", 1, 1, 9, 9))
+            tmp_path,
+            f"{split}/1.xml",
+            FRAME.format(OBJECT.format("cup", 1, 1, 9, 9)),
         )
     items = items_of(voc, tmp_path)
     assert [(item.name, item.split) for item in items] == [
@@ -261,7 +284,10 @@ def test_voc_without_xml_or_pictures_is_refused(tmp_path):
 
 def test_coco_gives_the_same_boxes_as_voc(tmp_path):
     (from_voc,) = items_of(
-        voc, a_voc(tmp_path / "voc", FRAME.format(OBJECT.format("pot", 5, 6, 20, 25)))
+        voc,
+        a_voc(
+            tmp_path / "voc", FRAME.format(OBJECT.format("pot", 5, 6, 20, 25))
+        ),
     )
     (from_coco,) = items_of(
         coco, a_coco(tmp_path / "coco", [an_object([4, 5, 16, 20], 90)])
@@ -276,7 +302,9 @@ def test_coco_gives_the_same_boxes_as_voc(tmp_path):
 
 def test_coco_crowds_are_ignored_and_boxes_cut_at_the_border(tmp_path):
     crowd = an_object(
-        [30, 20, 100, 100], iscrowd=1, segmentation={"counts": [1, 2], "size": [30, 40]}
+        [30, 20, 100, 100],
+        iscrowd=1,
+        segmentation={"counts": [1, 2], "size": [30, 40]},
     )
     (item,) = items_of(
         coco, a_coco(tmp_path, [crowd, an_object([-3, 2.5, 10, 10], 90)])
@@ -298,7 +326,10 @@ def test_coco_crowds_are_ignored_and_boxes_cut_at_the_border(tmp_path):
         (an_object([1, 2, -5, 3]), "a box of 'cup' without area"),
         (an_object([100, 2, 5, 3]), "outside the picture of 40x30 pixels"),
         (an_object([1, 2, 1e300, 3]), "no sensible numbers"),
-        (an_object([1, 2, 5, 3], 8), "a box of the category 8, which is not listed"),
+        (
+            an_object([1, 2, 5, 3], 8),
+            "a box of the category 8, which is not listed",
+        ),
     ],
 )
 def test_coco_says_what_is_wrong_with_a_box(tmp_path, annotation, said):
@@ -326,7 +357,9 @@ def test_coco_json_of_another_shape_is_refused_by_name(tmp_path, text):
         items_of(coco, tmp_path)
 
 
-def test_coco_takes_instances_before_other_files_and_splits_from_names(tmp_path):
+def test_coco_takes_instances_before_other_files_and_splits_from_names(
+    tmp_path,
+):
     for number, split in enumerate(("train2017", "val2017"), 1):
         write(tmp_path, f"{split}/1.png", picture(number))
         image = {"id": number, "file_name": "1.png", "width": 40, "height": 30}
@@ -345,11 +378,15 @@ def test_coco_takes_instances_before_other_files_and_splits_from_names(tmp_path)
     ]
     chosen = items_of(coco, tmp_path, annotations="instances_val")
     assert [item.problem for item in chosen] == ["", "is in no JSON file"]
-    with pytest.raises(InvalidInput, match="no JSON file with 'nothing' in its name"):
+    with pytest.raises(
+        InvalidInput, match="no JSON file with 'nothing' in its name"
+    ):
         items_of(coco, tmp_path, annotations="nothing")
 
 
-def test_coco_pictures_that_are_missing_repeated_or_unlisted_are_findings(tmp_path):
+def test_coco_pictures_that_are_missing_repeated_or_unlisted_are_findings(
+    tmp_path,
+):
     images = [
         {"id": number, "file_name": name}
         for number, name in enumerate(["1.png", "gone.png", "1.png"])
@@ -372,9 +409,9 @@ def test_coco_never_leaves_the_folder(tmp_path):
         {"id": 2, "file_name": "/etc/passwd"},
     ]
     items = items_of(coco, a_coco(tmp_path / "data", images=images))
-    assert [item.problem for item in items] == ["there is no such picture"] * 2 + [
-        "is in no JSON file"
-    ]
+    assert [item.problem for item in items] == [
+        "there is no such picture"
+    ] * 2 + ["is in no JSON file"]
 
 
 # ---- both
@@ -390,7 +427,9 @@ def test_a_zip_with_both_is_read_as_voc_and_as_coco_when_that_is_said(tmp_path):
             archive.write(path, f"set/{path.relative_to(root)}")
     with open_source(tmp_path / "set.zip") as source:
         assert detect(source, TASK) == "voc"
-    one, two = (items_of(format, tmp_path / "set.zip")[0] for format in (voc, coco))
+    one, two = (
+        items_of(format, tmp_path / "set.zip")[0] for format in (voc, coco)
+    )
     assert (
         (one.name, one.target)
         == (two.name, two.target)
@@ -400,7 +439,11 @@ def test_a_zip_with_both_is_read_as_voc_and_as_coco_when_that_is_said(tmp_path):
 
 def test_the_check_counts_boxes_by_class(tmp_path):
     for number in range(12):
-        a_voc(tmp_path, FRAME.format(OBJECT.format("cup", 1, 1, 9, 9) * 2), str(number))
+        a_voc(
+            tmp_path,
+            FRAME.format(OBJECT.format("cup", 1, 1, 9, 9) * 2),
+            str(number),
+        )
         write(tmp_path, f"JPEGImages/{number}.png", picture(number))
     with open_source(tmp_path) as source:
         items = voc.read(source, {})
@@ -432,7 +475,8 @@ def test_raccoons_have_the_same_boxes_in_both_formats_but_for_where_counting_beg
     with open_source(path) as source:
         assert detect(source, TASK) == "voc"
     one, two = (
-        {item.name: item for item in items_of(format, path)} for format in (voc, coco)
+        {item.name: item for item in items_of(format, path)}
+        for format in (voc, coco)
     )
     assert one.keys() == two.keys()
     assert sum(item.split == "train" for item in one.values()) == 160

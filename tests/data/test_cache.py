@@ -24,7 +24,9 @@ def rows(count, shape=(4, 3)):
 
 
 def build(folder, key="key", count=10, make=None):
-    return cached(folder, key, make or (lambda: rows(count)), count, lambda done: None)
+    return cached(
+        folder, key, make or (lambda: rows(count)), count, lambda done: None
+    )
 
 
 def never():
@@ -37,15 +39,19 @@ def test_what_was_built_comes_back_without_building_again(tmp_path):
     again = build(tmp_path, count=600, make=never)
     for arrays in (first, again):
         assert {
-            name: (part.shape, part.dtype) for name, part in arrays.arrays.items()
+            name: (part.shape, part.dtype)
+            for name, part in arrays.arrays.items()
         } == {
             "image": ((600, 4, 3), np.uint8),
             "size": ((600,), np.float32),
         }
         assert arrays.targets["label"].dtype == np.int64
-        assert arrays.targets["label"].tolist() == [number % 7 for number in range(600)]
+        assert arrays.targets["label"].tolist() == [
+            number % 7 for number in range(600)
+        ]
         assert (
-            arrays.arrays["image"][599].tolist() == np.full((4, 3), 599 % 256).tolist()
+            arrays.arrays["image"][599].tolist()
+            == np.full((4, 3), 599 % 256).tolist()
         )
         assert isinstance(arrays.arrays["image"], np.memmap)
         assert not arrays.arrays["image"].flags.writeable
@@ -76,7 +82,9 @@ def test_items_of_another_shape_or_name_fail_and_leave_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_is_an_error_before_anything_is_decoded(tmp_path, monkeypatch):
+def test_a_full_disk_is_an_error_before_anything_is_decoded(
+    tmp_path, monkeypatch
+):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -94,7 +102,9 @@ def test_builders_may_race(tmp_path):
         yield from rows(10)
 
     threads = [
-        threading.Thread(target=lambda: results.append(build(tmp_path, make=slow)))
+        threading.Thread(
+            target=lambda: results.append(build(tmp_path, make=slow))
+        )
         for _ in range(4)
     ]
     for thread in threads:
@@ -126,7 +136,11 @@ def test_trim_drops_the_least_recently_used_and_abandoned_drafts(tmp_path):
         when = (tmp_path / "a").stat().st_mtime - age
         os.utime(tmp_path / draft, (when, when))
     assert trim(tmp_path, 2 * size) == size
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "c", "y.tmp-1-new"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "a",
+        "c",
+        "y.tmp-1-new",
+    ]
     assert trim(tmp_path, 0) == 2 * size
     assert kept.arrays["image"][5, 0, 0] == 5, "what is open stays readable"
     assert trim(tmp_path / "nowhere", 0) == 0

@@ -26,17 +26,27 @@ def run(items, fingerprint=text_print):
 
 def many(label, count, split=None, start=0):
     return [
-        (f"{label} {number}", label, split) for number in range(start, start + count)
+        (f"{label} {number}", label, split)
+        for number in range(start, start + count)
     ]
 
 
 def test_a_sound_set_has_nothing_to_report():
     index, report = run(texts(*many("a", 20), *many("b", 30)))
     assert report.findings == []
-    assert (report.items, report.sound, report.classes) == (50, 50, {"a": 20, "b": 30})
+    assert (report.items, report.sound, report.classes) == (
+        50,
+        50,
+        {"a": 20, "b": 30},
+    )
     assert report.splits == {"train": 40, "val": 5, "test": 5}
-    assert report.lines() == ["50 items, 50 sound, 2 classes (train 40, val 5, test 5)"]
-    assert (index.labels, index.splits) == (["a", "b"], ["train", "val", "test"])
+    assert report.lines() == [
+        "50 items, 50 sound, 2 classes (train 40, val 5, test 5)"
+    ]
+    assert (index.labels, index.splits) == (
+        ["a", "b"],
+        ["train", "val", "test"],
+    )
 
 
 def test_the_index_lines_up_with_the_items_and_marks_the_dropped(tmp_path):
@@ -46,7 +56,10 @@ def test_the_index_lines_up_with_the_items_and_marks_the_dropped(tmp_path):
     index.save(tmp_path / "index")
     index = Index.load(tmp_path / "index")
     assert index.labels == ["9", "10"], "numbers in order of their value"
-    assert index.label_array().tolist() == [1] * 3 + [-1] + [1] * 5 + [-1] + [0] * 9
+    assert (
+        index.label_array().tolist()
+        == [1] * 3 + [-1] + [1] * 5 + [-1] + [0] * 9
+    )
     assert np.flatnonzero(index.split_array() == -1).tolist() == [3, 9]
     assert int(text_print(rows[0])[:16], 16) == index.print_array()[0]
     assert len(index) == 19
@@ -223,7 +236,9 @@ def test_film_reviews_repeat_only_when_case_and_punctuation_are_ignored(shared):
     exact = check(shared("rt_polarity"), "text")[1]
     assert kinds(exact) == {}
     assert exact.classes == {"neg": 5331, "pos": 5331}
-    assert kinds(check(shared("rt_polarity"), "text", letters)[1]) == {"duplicates": 2}
+    assert kinds(check(shared("rt_polarity"), "text", letters)[1]) == {
+        "duplicates": 2
+    }
 
 
 def test_mnist_is_sound(shared):
@@ -244,7 +259,11 @@ def test_mnist_is_sound(shared):
 )
 def test_picture_sets_are_read_rightly(shared, name, items, classes, some):
     report = check(shared(name), "image")[1]
-    assert (report.items, report.sound, len(report.classes)) == (items, items, classes)
+    assert (report.items, report.sound, len(report.classes)) == (
+        items,
+        items,
+        classes,
+    )
     assert some in report.classes
     assert min(report.classes.values()) >= 10
 
@@ -256,7 +275,9 @@ def test_undecodable_samples_are_found(shared, tmp_path):
         for entry in json.loads((source / "manifest.json").read_text())
     }
     pictures = [name for name in told if not name.endswith(".mp4")]
-    for number, name in enumerate([*pictures, "clip_short.mp4", "manifest.json"]):
+    for number, name in enumerate(
+        [*pictures, "clip_short.mp4", "manifest.json"]
+    ):
         make_folder(
             tmp_path / "set",
             {f"{'ab'[number % 2]}/{name}": (source / name).read_bytes()},

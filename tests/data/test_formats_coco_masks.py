@@ -37,14 +37,19 @@ def document(*objects, names=("a.png",), categories=((7, "cat"), (3, "dog"))):
                 }
                 for at, one in enumerate(objects)
             ],
-            "categories": [{"id": number, "name": name} for number, name in categories],
+            "categories": [
+                {"id": number, "name": name} for number, name in categories
+            ],
         }
     ).encode()
 
 
 def read_files(tmp_path, files, **options):
     with open_source(make_folder(tmp_path / "set", files)) as source:
-        assert formats.detect(source, task_named("image-segmentation")) == "coco-masks"
+        assert (
+            formats.detect(source, task_named("image-segmentation"))
+            == "coco-masks"
+        )
         return [
             item.read() for item in coco_masks.read(source, options)
         ], coco_masks.labels(source, options)
@@ -68,7 +73,9 @@ def test_outlines_are_drawn_the_smaller_over_the_larger(tmp_path):
 
 
 def test_a_picture_without_objects_is_background(tmp_path):
-    items, _ = read_files(tmp_path, {"a.png": png(), "instances.json": document()})
+    items, _ = read_files(
+        tmp_path, {"a.png": png(), "instances.json": document()}
+    )
     assert not target(items[0]).any()
 
 
@@ -82,7 +89,9 @@ def test_run_lengths_go_down_the_columns_and_crowds_are_ignored(tmp_path):
     assert target(items[0]).tolist() == wanted.tolist()
 
 
-def test_splits_are_named_by_files_and_pictures_found_in_their_folders(tmp_path):
+def test_splits_are_named_by_files_and_pictures_found_in_their_folders(
+    tmp_path,
+):
     files = {
         f"{split}/a.png": png(number)
         for number, split in enumerate(("train2017", "val2017"))
@@ -157,7 +166,9 @@ def test_wrong_names_are_refused(tmp_path):
 )
 def test_a_file_that_is_not_cocos_is_refused(tmp_path, data, options, says):
     with pytest.raises(InvalidInput, match=says):
-        read_files(tmp_path, {"a.png": png(), "instances.json": data}, **options)
+        read_files(
+            tmp_path, {"a.png": png(), "instances.json": data}, **options
+        )
 
 
 def test_nuts_as_they_are_published(shared):
@@ -170,4 +181,6 @@ def test_nuts_as_they_are_published(shared):
             "hazelnut",
         ]
     assert len(items) == 18
-    assert all({0} < set(np.unique(target(item))) <= {0, 1, 2, 3} for item in items)
+    assert all(
+        {0} < set(np.unique(target(item))) <= {0, 1, 2, 3} for item in items
+    )

@@ -44,7 +44,10 @@ def zipped(files: dict[str, bytes]) -> dict[str, bytes]:
     [
         MNIST,
         zipped(MNIST),
-        {f"MNIST/raw/{name}": data for name, data in (MNIST | zipped(MNIST)).items()},
+        {
+            f"MNIST/raw/{name}": data
+            for name, data in (MNIST | zipped(MNIST)).items()
+        },
         {name.replace("-idx", ".idx"): data for name, data in MNIST.items()},
         {
             f"emnist-letters-{name.replace('t10k', 'test')}": data
@@ -91,7 +94,10 @@ def test_one_of_several_idx_sets_is_chosen_by_an_option(tmp_path):
             "ends too early",
         ),
         (
-            {"train-images-idx3-ubyte": MNIST["train-images-idx3-ubyte"] + b"x"},
+            {
+                "train-images-idx3-ubyte": MNIST["train-images-idx3-ubyte"]
+                + b"x"
+            },
             "goes on after",
         ),
         (
@@ -103,14 +109,22 @@ def test_one_of_several_idx_sets_is_chosen_by_an_option(tmp_path):
             "0x28 pixels",
         ),
         (
-            {"train-images-idx3-ubyte": struct.pack(">IIII", 0x803, 4, 2**31, 2**31)},
+            {
+                "train-images-idx3-ubyte": struct.pack(
+                    ">IIII", 0x803, 4, 2**31, 2**31
+                )
+            },
             "claims pictures",
         ),
         ({"train-labels-idx1-ubyte": None}, "lacks its labels file"),
     ],
 )
 def test_idx_files_that_disagree_say_how(tmp_path, changes, message):
-    files = {name: data for name, data in (MNIST | changes).items() if data is not None}
+    files = {
+        name: data
+        for name, data in (MNIST | changes).items()
+        if data is not None
+    }
     with pytest.raises(InvalidInput, match=message):
         read_all(make_folder(tmp_path / "set", files), "image")
 
@@ -180,14 +194,21 @@ def test_split_folders_under_their_usual_names(tmp_path, folder, split):
         tmp_path / "set.zip",
         {f"{folder}/a/b/1.png": png(1), f"{other}/c/2.png": png(2)},
     )
-    assert (f"{folder}/a/b/1.png", split, "a/b") in names_of(read_all(path, "image"))
+    assert (f"{folder}/a/b/1.png", split, "a/b") in names_of(
+        read_all(path, "image")
+    )
 
 
 def test_train_is_a_class_beside_bus_and_car(tmp_path):
     folder = make_folder(
-        tmp_path / "set", {f"{name}/1.png": png() for name in ("bus", "car", "train")}
+        tmp_path / "set",
+        {f"{name}/1.png": png() for name in ("bus", "car", "train")},
     )
-    assert {item.label for item in read_all(folder, "image")} == {"bus", "car", "train"}
+    assert {item.label for item in read_all(folder, "image")} == {
+        "bus",
+        "car",
+        "train",
+    }
 
 
 def test_other_files_are_items_with_a_problem(tmp_path):
@@ -206,12 +227,16 @@ def test_other_files_are_items_with_a_problem(tmp_path):
     }
 
 
-@pytest.mark.parametrize("names", [["1.png", "2.png"], ["train/1.png", "test/2.png"]])
+@pytest.mark.parametrize(
+    "names", [["1.png", "2.png"], ["train/1.png", "test/2.png"]]
+)
 def test_pictures_without_class_folders_get_an_error_that_shows_the_layout(
     tmp_path, names
 ):
     with pytest.raises(InvalidInput, match=r"CLASS/NAME\.jpg"):
-        read_all(make_folder(tmp_path / "set", dict.fromkeys(names, png())), "image")
+        read_all(
+            make_folder(tmp_path / "set", dict.fromkeys(names, png())), "image"
+        )
 
 
 def test_a_huge_or_damaged_picture_is_a_problem_of_its_own(tmp_path):
@@ -240,7 +265,9 @@ def test_detection_prefers_the_specific_and_names_what_exists(tmp_path):
     with open_source(
         make_folder(tmp_path / "a", MNIST | {"cat/1.png": png()})
     ) as source:
-        assert formats.detect(source, task_named("image-classification")) == "idx"
+        assert (
+            formats.detect(source, task_named("image-classification")) == "idx"
+        )
         with pytest.raises(
             InvalidInput,
             match=r"no known format for text-classification \(csv: .*lines: .*tsv: ",
@@ -250,7 +277,9 @@ def test_detection_prefers_the_specific_and_names_what_exists(tmp_path):
         open_source(
             make_folder(tmp_path / "b", {"a.csv": b"", "b.tsv": b""})
         ) as source,
-        pytest.raises(InvalidInput, match=r"several formats, say which: csv: .*tsv: "),
+        pytest.raises(
+            InvalidInput, match=r"several formats, say which: csv: .*tsv: "
+        ),
     ):
         formats.detect(source, task_named("text-classification"))
 

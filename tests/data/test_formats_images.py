@@ -24,7 +24,9 @@ def test_pictures_of_any_folders_are_items_without_labels(tmp_path):
         {"a.png": png(1), "x/b.jpg": png(2, "JPEG"), "x/y/c": png(3)},
     )
     items = read_with(path, images)
-    assert [(item.name, item.label, item.split, item.problem) for item in items] == [
+    assert [
+        (item.name, item.label, item.split, item.problem) for item in items
+    ] == [
         ("a.png", "", None, ""),
         ("x/b.jpg", "", None, ""),
         ("x/y/c", "", None, ""),
@@ -47,7 +49,10 @@ def test_folders_named_after_splits_are_splits(tmp_path, train, val, test):
         f"{test}/3.png": "test",
         "4.png": None,
     }
-    assert splits(make_folder(tmp_path / "set", dict.fromkeys(names, png()))) == names
+    assert (
+        splits(make_folder(tmp_path / "set", dict.fromkeys(names, png())))
+        == names
+    )
 
 
 def test_one_folder_that_is_called_train_beside_others_is_no_split(tmp_path):
@@ -66,7 +71,10 @@ NAMES = ["BSD68/1.png", "Set5/2.png", "Train400/3.png", "Train400/x/4.png"]
         ({"test": "BSD68"}, ["test", None, None, None]),
         ({"test": "BSD68, Set5/"}, ["test", "test", None, None]),
         ({"train": "Train400"}, ["test", "test", "train", "train"]),
-        ({"train": "Train400", "val": "Set5"}, ["test", "val", "train", "train"]),
+        (
+            {"train": "Train400", "val": "Set5"},
+            ["test", "val", "train", "train"],
+        ),
     ],
 )
 def test_options_name_the_folders_of_a_split(tmp_path, options, wanted):
@@ -89,7 +97,10 @@ def test_what_neither_train_nor_test_names_is_left_out(tmp_path):
             {"test": "BSD86"},
             "no pictures below 'BSD86'; its folders: BSD68, Set5, Train400",
         ),
-        ({"test": "Set5", "train": "Set5"}, "'Set5' can't be test and train at once"),
+        (
+            {"test": "Set5", "train": "Set5"},
+            "'Set5' can't be test and train at once",
+        ),
         ({"tests": "Set5"}, "unknown setting 'tests'; did you mean 'test'"),
     ],
 )
@@ -99,7 +110,9 @@ def test_folders_that_are_not_there_are_named(tmp_path, options, message):
         splits(folder, **options)
 
 
-def test_other_files_are_items_with_a_problem_and_none_at_all_are_refused(tmp_path):
+def test_other_files_are_items_with_a_problem_and_none_at_all_are_refused(
+    tmp_path,
+):
     items = read_with(
         make_folder(tmp_path / "a", {"1.png": png(), "2.xml": b"x"}), images
     )
@@ -115,5 +128,7 @@ def test_it_is_meant_before_folders_of_classes(tmp_path):
 
 
 def test_the_restoration_sets_are_read_as_published(shared):
-    found = splits(Path(shared("denoise_sr")), train="Train400_quarter", test="BSD68")
+    found = splits(
+        Path(shared("denoise_sr")), train="Train400_quarter", test="BSD68"
+    )
     assert (len(found), list(found.values()).count("train")) == (168, 100)

@@ -38,9 +38,13 @@ def test_passages_put_together_are_the_text(text):
 
 
 def test_a_single_text_is_split_by_place(tmp_path):
-    items = read(plaintext, write(tmp_path, **{"book.txt": "a line of text\n" * 2000}))
+    items = read(
+        plaintext, write(tmp_path, **{"book.txt": "a line of text\n" * 2000})
+    )
     splits = [item.split for item in items]
-    assert splits.index("test") == len(items) - splits.count("test")  # the last ones
+    assert splits.index("test") == len(items) - splits.count(
+        "test"
+    )  # the last ones
     assert len(items) // 10 == splits.count("test")
     assert splits.count("val") == 1
     assert all(item.name.endswith("+") for item in items[:-1])
@@ -49,7 +53,9 @@ def test_a_single_text_is_split_by_place(tmp_path):
 
 @pytest.mark.parametrize("count", [*range(1, 45), 560])
 def test_a_text_of_any_length_has_something_to_learn_from(count):
-    splits = [plaintext._split_of_passage(number, count) for number in range(count)]
+    splits = [
+        plaintext._split_of_passage(number, count) for number in range(count)
+    ]
     assert splits[0] == "train"
     assert ("test" in splits) == (count > 2)
     assert ("val" in splits) == (count > 1)
@@ -60,7 +66,8 @@ def test_file_names_give_the_splits_of_several_texts(tmp_path):
     items = read(
         plaintext,
         write(
-            tmp_path, **{"train/a.txt": "one", "test/b.txt": "two", "c.txt": "three"}
+            tmp_path,
+            **{"train/a.txt": "one", "test/b.txt": "two", "c.txt": "three"},
         ),
     )
     assert [(item.data, item.split) for item in items] == [
@@ -72,7 +79,8 @@ def test_file_names_give_the_splits_of_several_texts(tmp_path):
 
 def test_what_is_no_text_is_a_finding(tmp_path):
     (item, _) = read(
-        plaintext, write(tmp_path, **{"a.txt": b"\xff\xfe\x00", "b.txt": "fine"})
+        plaintext,
+        write(tmp_path, **{"a.txt": b"\xff\xfe\x00", "b.txt": "fine"}),
     )
     assert "can't be read as text" in item.problem
 
@@ -89,12 +97,15 @@ TURN = {
 
 def test_each_line_is_a_conversation(tmp_path):
     root = write(
-        tmp_path, **{"train.jsonl": json.dumps(TURN) + "\n\n" + json.dumps(TURN)}
+        tmp_path,
+        **{"train.jsonl": json.dumps(TURN) + "\n\n" + json.dumps(TURN)},
     )
     with open_source(root) as source:
         assert messages.detect(source)
     items = read(messages, root)
-    assert [item.data for item in items] == ["user:\nHello?\n\nassistant:\nHi."] * 2
+    assert [item.data for item in items] == [
+        "user:\nHello?\n\nassistant:\nHi."
+    ] * 2
     assert [item.split for item in items] == ["train", "train"]
 
 
@@ -139,7 +150,9 @@ def test_languages_are_detected_by_the_suffix(tmp_path):
         ("a cat", ("eine Katze",), "val"),
     ]
     assert read(parallel, root)[0].data == "ein Haus"  # by the alphabet
-    assert [item.split for item in read(parallel, root, skip="train*")] == ["val"]
+    assert [item.split for item in read(parallel, root, skip="train*")] == [
+        "val"
+    ]
 
 
 def test_pairs_have_a_tab_between(tmp_path):
@@ -195,7 +208,9 @@ def test_what_does_not_fit_is_refused(tmp_path, files, options, says):
 def test_a_line_that_is_not_utf8_is_a_finding(tmp_path):
     items = read(
         parallel,
-        write(tmp_path, **{"a.en": b"fine\n\xff\n", "a.de": b"gut\nschlecht\n"}),
+        write(
+            tmp_path, **{"a.en": b"fine\n\xff\n", "a.de": b"gut\nschlecht\n"}
+        ),
         source="en",
     )
     assert ["UTF-8" in item.problem for item in items] == [False, True]
@@ -210,7 +225,10 @@ SCORED = 'sentence1,sentence2,score\na cat,a kitten,4.5\n"one, two",three,0\n'
 def test_scored_pairs_are_read(tmp_path):
     root = write(
         tmp_path,
-        **{"sts-train.csv": SCORED, "sts-test.csv": SCORED.replace("cat", "dog")},
+        **{
+            "sts-train.csv": SCORED,
+            "sts-test.csv": SCORED.replace("cat", "dog"),
+        },
     )
     with open_source(root) as source:
         assert scored.detect(source)
@@ -247,5 +265,7 @@ def test_columns_of_scored_pairs_can_be_named(tmp_path):
     ],
 )
 def test_a_row_without_a_score_is_a_problem(tmp_path, row, said):
-    (item,) = read(scored, write(tmp_path, **{"a.csv": f"text1,text2,score\n{row}\n"}))
+    (item,) = read(
+        scored, write(tmp_path, **{"a.csv": f"text1,text2,score\n{row}\n"})
+    )
     assert said in item.problem

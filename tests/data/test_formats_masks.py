@@ -41,9 +41,9 @@ def read(path, **options):
     """All items at a path, and the classes; the format is detected."""
     with open_source(path) as source:
         assert formats.detect(source, SEGMENTATION) == "masks"
-        return [item.read() for item in masks.read(source, options)], masks.labels(
-            source, options
-        )
+        return [
+            item.read() for item in masks.read(source, options)
+        ], masks.labels(source, options)
 
 
 def read_files(tmp_path, files, **options):
@@ -92,13 +92,31 @@ VOC = {
         (FOLDERS, [("images/a.jpg", None), ("images/b.jpg", None)]),
         (
             CAMVID,
-            [("train/a.png", "train"), ("val/b.png", "val"), ("test/c.png", "test")],
+            [
+                ("train/a.png", "train"),
+                ("val/b.png", "val"),
+                ("test/c.png", "test"),
+            ],
         ),
         (
-            {n: d for n, d in CAMVID.items() if not n.endswith(".txt") and n[0] != "o"},
-            [("test/c.png", "test"), ("train/a.png", "train"), ("val/b.png", "val")],
+            {
+                n: d
+                for n, d in CAMVID.items()
+                if not n.endswith(".txt") and n[0] != "o"
+            },
+            [
+                ("test/c.png", "test"),
+                ("train/a.png", "train"),
+                ("val/b.png", "val"),
+            ],
         ),
-        (VOC, [("JPEGImages/2007_1.jpg", "train"), ("JPEGImages/2007_2.jpg", "val")]),
+        (
+            VOC,
+            [
+                ("JPEGImages/2007_1.jpg", "train"),
+                ("JPEGImages/2007_2.jpg", "val"),
+            ],
+        ),
         (
             {
                 f"{split}/{name}": data
@@ -113,8 +131,14 @@ VOC = {
             ],
         ),
         (
-            {name.replace("/", "/training/"): data for name, data in FOLDERS.items()},
-            [("images/training/a.jpg", "train"), ("images/training/b.jpg", "train")],
+            {
+                name.replace("/", "/training/"): data
+                for name, data in FOLDERS.items()
+            },
+            [
+                ("images/training/a.jpg", "train"),
+                ("images/training/b.jpg", "train"),
+            ],
         ),
         (
             {"images/a.jpg": png(1, "JPEG"), "labels/a_mask.png": mask()},
@@ -154,13 +178,21 @@ def test_a_zip_reads_as_its_folder(tmp_path):
             {f"CamVid/{name}": data for name, data in CAMVID.items()},
         )
     )
-    assert [item.name for item in items] == ["train/a.png", "val/b.png", "test/c.png"]
+    assert [item.name for item in items] == [
+        "train/a.png",
+        "val/b.png",
+        "test/c.png",
+    ]
 
 
 @pytest.mark.parametrize("name", ["classes.txt", "labels.txt", "codes.txt"])
 @pytest.mark.parametrize(
     "text",
-    ["sky\nroad\ncar\n", "0 sky\n1 road\n2 car", "0: sky\r\n1: road\r\n2: car\r\n\r\n"],
+    [
+        "sky\nroad\ncar\n",
+        "0 sky\n1 road\n2 car",
+        "0: sky\r\n1: road\r\n2: car\r\n\r\n",
+    ],
 )
 def test_classes_are_named_by_a_file(tmp_path, name, text):
     items, classes = read_files(tmp_path, FOLDERS | {name: text.encode()})
@@ -190,7 +222,10 @@ def test_255_is_ignored_unless_it_is_said_to_be_a_class(tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "names"),
-    [({}, ["background", "foreground"]), ({"classes": "sea,ship"}, ["sea", "ship"])],
+    [
+        ({}, ["background", "foreground"]),
+        ({"classes": "sea,ship"}, ["sea", "ship"]),
+    ],
 )
 def test_black_and_white_masks_are_two_classes(tmp_path, options, names):
     files = {"images/a.png": png(), "masks/a.png": mask([[0, 255] * 3] * 5)}
@@ -209,7 +244,9 @@ def test_black_and_white_masks_are_two_classes(tmp_path, options, names):
     ],
 )
 def test_masks_of_other_kinds_hold_the_same_numbers(tmp_path, data):
-    items, _ = read_files(tmp_path, {"images/a.png": png(), "masks/a.png": data})
+    items, _ = read_files(
+        tmp_path, {"images/a.png": png(), "masks/a.png": data}
+    )
     assert target(items[0]) == VALUES
 
 
@@ -229,7 +266,10 @@ def bomb(width, height):
     ("data", "says"),
     [
         (mask([[0, 1]]), "it is 2x1, the picture 6x5"),
-        (mask([[0, 7, 9] * 2] * 5), "it holds the values 7, 9, which are no class"),
+        (
+            mask([[0, 7, 9] * 2] * 5),
+            "it holds the values 7, 9, which are no class",
+        ),
         (mask(np.full((5, 6), 999), dtype=np.uint16), "values up to 999"),
         (png(), "it is coloured"),
         (png(kind="JPEG"), "JPEG would blur"),
@@ -240,7 +280,9 @@ def bomb(width, height):
         (b"garbage", "no PNG"),
     ],
 )
-def test_a_wrong_mask_is_a_finding_and_the_others_are_kept(tmp_path, data, says):
+def test_a_wrong_mask_is_a_finding_and_the_others_are_kept(
+    tmp_path, data, says
+):
     items, _ = read_files(
         tmp_path, FOLDERS | {"masks/a.png": data}, classes="sky,road,car"
     )
@@ -260,7 +302,9 @@ def turned(pixels, orientation):
 @pytest.mark.parametrize(
     ("orientation", "sound"), [(1, False), (3, False), (6, True), (8, True)]
 )
-def test_a_mask_follows_the_orientation_of_its_picture(tmp_path, orientation, sound):
+def test_a_mask_follows_the_orientation_of_its_picture(
+    tmp_path, orientation, sound
+):
     # 5 wide, 6 high as stored; the mask is 6 wide, 5 high
     lying = np.zeros((6, 5, 3), np.uint8)
     files = FOLDERS | {"images/a.jpg": turned(lying, orientation)}
@@ -317,7 +361,9 @@ def test_lines_that_name_nothing_or_something_twice_are_findings(tmp_path):
         (FOLDERS, {"klasses": "a,b"}, "did you mean 'classes'"),
     ],
 )
-def test_a_set_that_is_wrong_as_a_whole_is_refused(tmp_path, files, options, says):
+def test_a_set_that_is_wrong_as_a_whole_is_refused(
+    tmp_path, files, options, says
+):
     with pytest.raises(InvalidInput, match=says):
         read_files(tmp_path, files, **options)
 
@@ -328,7 +374,11 @@ def test_the_check_counts_the_masks_that_hold_each_class(tmp_path):
         declared = masks.labels(source, {"classes": "sky,road,car,cat"})
         items = masks.read(source, {"classes": "sky,road,car,cat"})
         index, report = examine(
-            items, pixel_print, lambda done: None, labelled=False, declared=declared
+            items,
+            pixel_print,
+            lambda done: None,
+            labelled=False,
+            declared=declared,
         )
     assert index.labels == ["sky", "road", "car", "cat"]
     assert report.classes == {"sky": 2, "road": 1, "car": 2, "cat": 0}
@@ -337,7 +387,8 @@ def test_the_check_counts_the_masks_that_hold_each_class(tmp_path):
 def test_camvid_as_it_is_published(shared):
     items, classes = read(shared("camvid_half"), ignore="11")
     assert [
-        sum(item.split == split for item in items) for split in ("train", "val", "test")
+        sum(item.split == split for item in items)
+        for split in ("train", "val", "test")
     ] == [120, 30, 45]
     assert len(classes) == 11
     assert not [item.problem for item in items if item.problem]

@@ -58,7 +58,8 @@ def test_pairs_share_a_name_and_a_split(tmp_path, names):
     assert sorted(item.split for item in found) == ["test", "train"]
     assert [item.problem for item in found] == ["", ""]
     assert all(
-        isinstance(item.target, bytes) and item.target != item.data for item in found
+        isinstance(item.target, bytes) and item.target != item.data
+        for item in found
     )
 
 
@@ -106,17 +107,26 @@ def test_what_has_no_partner_is_named_and_the_others_stay(tmp_path):
         for item in read_with(make_folder(tmp_path / "set", files), pairs)
     }
     assert found["input/a.png"] == ""
-    assert found["input/b.png"] == "there is no picture of the same name in target/"
-    assert found["target/c.png"] == "there is no picture of the same name in input/"
+    assert (
+        found["input/b.png"]
+        == "there is no picture of the same name in target/"
+    )
+    assert (
+        found["target/c.png"]
+        == "there is no picture of the same name in input/"
+    )
     assert "not clear which belong together" in found["input/d.png"]
     assert "notes.txt" not in found
 
 
 def test_a_set_without_pairs_is_refused_with_the_layout(tmp_path):
-    with pytest.raises(InvalidInput, match=r"input/NAME\.png and target/NAME\.png"):
+    with pytest.raises(
+        InvalidInput, match=r"input/NAME\.png and target/NAME\.png"
+    ):
         read_with(
             make_folder(
-                tmp_path / "set", {"input/a.png": picture(), "target/b.png": picture()}
+                tmp_path / "set",
+                {"input/a.png": picture(), "target/b.png": picture()},
             ),
             pairs,
         )

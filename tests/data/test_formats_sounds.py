@@ -21,7 +21,8 @@ def items(module, path, **options):
 def folder(tmp_path, *names, **texts):
     files = {name: tones("ab"[number % 2]) for number, name in enumerate(names)}
     return make_folder(
-        tmp_path / "set", files | {name: text.encode() for name, text in texts.items()}
+        tmp_path / "set",
+        files | {name: text.encode() for name, text in texts.items()},
     )
 
 
@@ -52,13 +53,21 @@ def test_folders_are_classes_below_splits_or_not(tmp_path):
     found = items(
         audiofolder,
         folder(
-            tmp_path, "train/a/1.wav", "train/b/1.wav", "test/a/2.wav", "test/b/2.wav"
+            tmp_path,
+            "train/a/1.wav",
+            "train/b/1.wav",
+            "test/a/2.wav",
+            "test/b/2.wav",
         ),
     )
     assert {(item.split, item.label) for item in found} == {
         (s, c) for s in ("train", "test") for c in ("a", "b")
     }
-    files = {"dogs/1.wav": tones("a"), "cats/1.wav": tones("b"), "cats/notes.txt": b"x"}
+    files = {
+        "dogs/1.wav": tones("a"),
+        "cats/1.wav": tones("b"),
+        "cats/notes.txt": b"x",
+    }
     found = items(audiofolder, make_zip(tmp_path / "set.zip", files))
     assert [(item.name, item.label, item.split) for item in found] == [
         ("cats/1.wav", "cats", None),
@@ -68,25 +77,40 @@ def test_folders_are_classes_below_splits_or_not(tmp_path):
 
 def test_names_say_the_class_and_the_split(tmp_path):
     path = folder(
-        tmp_path, "7_jackson_0.wav", "7_jackson_12.wav", "3_nicolas_4.wav", "odd.wav"
+        tmp_path,
+        "7_jackson_0.wav",
+        "7_jackson_12.wav",
+        "3_nicolas_4.wav",
+        "odd.wav",
     )
-    found = {item.name: item for item in items(audiofolder, path, test="*_[0-4].wav")}
+    found = {
+        item.name: item for item in items(audiofolder, path, test="*_[0-4].wav")
+    }
     assert [
         found[name].label
         for name in ("7_jackson_0.wav", "7_jackson_12.wav", "3_nicolas_4.wav")
     ] == ["7", "7", "3"]
-    assert [found[name].split for name in ("7_jackson_0.wav", "7_jackson_12.wav")] == [
+    assert [
+        found[name].split for name in ("7_jackson_0.wav", "7_jackson_12.wav")
+    ] == [
         "test",
         "train",
     ]
-    assert found["odd.wav"].problem == "neither a folder nor its name says its class"
+    assert (
+        found["odd.wav"].problem
+        == "neither a folder nor its name says its class"
+    )
     speakers = items(audiofolder, path, label=r"\d_([a-z]+)_")
     assert {item.label for item in speakers} == {"jackson", "nicolas", ""}
 
 
 @pytest.mark.parametrize(
     ("label", "says"),
-    [("(", "no regular expression"), ("x", "one group"), ("(a)(b)", "one group")],
+    [
+        ("(", "no regular expression"),
+        ("x", "one group"),
+        ("(a)(b)", "one group"),
+    ],
 )
 def test_an_expression_that_is_none_is_refused(tmp_path, label, says):
     with pytest.raises(InvalidInput, match=says):
@@ -105,14 +129,19 @@ def test_a_table_says_classes_and_splits(tmp_path):
 
 @pytest.mark.parametrize("text", ["", "a,b\n1,2\n", "file_name\n1.wav\n"])
 def test_a_table_without_the_columns_is_refused_with_them(tmp_path, text):
-    with pytest.raises(InvalidInput, match="wants a column file_name and one of label"):
+    with pytest.raises(
+        InvalidInput, match="wants a column file_name and one of label"
+    ):
         items(audiofolder, table(tmp_path, ["1.wav"], text))
 
 
 def test_texts_of_a_table_are_made_even(tmp_path):
     text = "file_name\ttranscription\n1.wav\t  Grüß   Gott \n2.wav\t \n"
     path = table(
-        tmp_path, ["1.wav", "2.wav"], text, "train/metadata.tsv".replace("train/", "")
+        tmp_path,
+        ["1.wav", "2.wav"],
+        text,
+        "train/metadata.tsv".replace("train/", ""),
     )
     first, second = items(transcripts, path)
     assert (first.target, first.label) == ("grüß gott", "")

@@ -14,7 +14,10 @@ PASSAGE = "Clara lives in Berkeley."
 def document(*questions, context=PASSAGE):
     return {
         "data": [
-            {"title": "x", "paragraphs": [{"context": context, "qas": list(questions)}]}
+            {
+                "title": "x",
+                "paragraphs": [{"context": context, "qas": list(questions)}],
+            }
         ]
     }
 
@@ -32,7 +35,8 @@ def read(root, files, **options):
     root.mkdir(exist_ok=True)
     for name, content in files.items():
         (root / name).write_text(
-            content if isinstance(content, str) else json.dumps(content), "utf-8"
+            content if isinstance(content, str) else json.dumps(content),
+            "utf-8",
         )
     with open_source(root) as source:
         return list(squad.read(source, options))
@@ -45,7 +49,10 @@ def test_questions_come_with_their_passages_and_answers(tmp_path):
     }
     items = read(tmp_path / "set", files)
     assert [item.split for item in items] == ["val", "val", "train"]
-    assert json.loads(items[0].data) == {"question": "Where?", "context": PASSAGE}
+    assert json.loads(items[0].data) == {
+        "question": "Where?",
+        "context": PASSAGE,
+    }
     assert items[0].target == (("Berkeley", 15),)
     assert len({item.name for item in items}) == 3
     with open_source(tmp_path / "set") as source:
@@ -76,7 +83,11 @@ def test_other_scripts_are_as_good(tmp_path):
     context = "在歐洲,梵語的學術研究由德國學者開創。"
     items = read(
         tmp_path / "set",
-        {"a.json": document(asked(answer="德國學者", start=12), context=context)},
+        {
+            "a.json": document(
+                asked(answer="德國學者", start=12), context=context
+            )
+        },
     )
     assert items[0].target == (("德國學者", 12),)
 

@@ -24,7 +24,9 @@ def rows_of(items: list[Item]) -> list[tuple[str, str]]:
 
 def table(tmp_path, text: str | bytes, name: str = "reviews.csv"):
     return (
-        make_folder(tmp_path, {name: text.encode() if isinstance(text, str) else text})
+        make_folder(
+            tmp_path, {name: text.encode() if isinstance(text, str) else text}
+        )
         / name
     )
 
@@ -33,12 +35,15 @@ BODY = 'pos,"fine, really"\nneg,"so ""so"""\npos,"two\nlines"\nneg,bad\n'
 
 
 @pytest.mark.parametrize(
-    "header", ["label,review", "Sentiment,TEXT", "class,words", "kind,Comment", ""]
+    "header",
+    ["label,review", "Sentiment,TEXT", "class,words", "kind,Comment", ""],
 )
 @pytest.mark.parametrize("ending", ["\n", "\r\n"])
 def test_columns_are_found_by_name_or_by_their_values(tmp_path, header, ending):
     text = (f"{header}\n" if header else "") + BODY
-    items = read_all(table(tmp_path, "\ufeff" + text.replace("\n", ending)), "text")
+    items = read_all(
+        table(tmp_path, "\ufeff" + text.replace("\n", ending)), "text"
+    )
     assert rows_of(items) == ROWS
     assert [item.split for item in items] == [None] * 4
 
@@ -51,11 +56,13 @@ def test_names_say_file_and_line(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options", [{"text": "body text", "label": "Kind"}, {"text": "2", "label": "0"}]
+    "options",
+    [{"text": "body text", "label": "Kind"}, {"text": "2", "label": "0"}],
 )
 def test_options_choose_columns_by_name_or_number(tmp_path, options):
     path = table(
-        tmp_path, "kind,text,body text\npos,x,fine\nneg,y,bad\npos,z,good\nneg,u,poor\n"
+        tmp_path,
+        "kind,text,body text\npos,x,fine\nneg,y,bad\npos,z,good\nneg,u,poor\n",
     )
     assert rows_of(read_all(path, "text", **options))[:2] == [
         ("fine", "pos"),
@@ -71,7 +78,8 @@ def test_ambiguous_columns_are_listed(tmp_path):
     ):
         read_all(path, "text")
     with pytest.raises(
-        InvalidInput, match=r"no column 'word' for the text; there are: id, words, kind"
+        InvalidInput,
+        match=r"no column 'word' for the text; there are: id, words, kind",
     ):
         read_all(path, "text", text="word", label="kind")
     with pytest.raises(InvalidInput, match="can't tell"):
@@ -93,8 +101,13 @@ def test_semicolons_and_tabs_in_csv_files(tmp_path):
 
 
 def test_tsv_takes_quotes_as_they_are(tmp_path):
-    path = table(tmp_path, 'sentence\tlabel\n"so" it goes\t1\n"open\t0\n', "dev.tsv")
-    assert rows_of(read_all(path, "text")) == [('"so" it goes', "1"), ('"open', "0")]
+    path = table(
+        tmp_path, 'sentence\tlabel\n"so" it goes\t1\n"open\t0\n', "dev.tsv"
+    )
+    assert rows_of(read_all(path, "text")) == [
+        ('"so" it goes', "1"),
+        ('"open', "0"),
+    ]
 
 
 def test_splits_come_from_a_column(tmp_path):
@@ -117,18 +130,23 @@ def test_splits_come_from_the_names_of_several_tables(tmp_path):
         ("b", "val"),
         ("c", "test"),
     ]
-    with pytest.raises(InvalidInput, match=r"'extra\.csv' does not say which split"):
+    with pytest.raises(
+        InvalidInput, match=r"'extra\.csv' does not say which split"
+    ):
         read_all(make_folder(tmp_path / "set", {"extra.csv": head}), "text")
     (tmp_path / "set/extra.csv").unlink()
     with pytest.raises(InvalidInput, match="other columns"):
         read_all(
-            make_folder(tmp_path / "set", {"test.csv": b"label,text\ny,c\n"}), "text"
+            make_folder(tmp_path / "set", {"test.csv": b"label,text\ny,c\n"}),
+            "text",
         )
 
 
 def test_a_lone_table_declares_no_split(tmp_path):
     assert (
-        read_all(table(tmp_path, "text,label\na,x\n", "train.csv"), "text")[0].split
+        read_all(table(tmp_path, "text,label\na,x\n", "train.csv"), "text")[
+            0
+        ].split
         is None
     )
 
@@ -158,8 +176,14 @@ def test_bad_rows_are_items_with_a_problem_and_the_rest_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b'text,label\n"open,x\nb,x\n', "line 2: a quote opened here is never closed"),
-        (b'text,label\n"' + b"open,x\n" * 200_000, "line 2 is not a row: field larger"),
+        (
+            b'text,label\n"open,x\nb,x\n',
+            "line 2: a quote opened here is never closed",
+        ),
+        (
+            b'text,label\n"' + b"open,x\n" * 200_000,
+            "line 2 is not a row: field larger",
+        ),
         (b"text,label\n" + b"a" * (2 << 20), "longer than 1 MiB"),
     ],
 )
@@ -172,7 +196,18 @@ def test_endless_fields_are_refused(tmp_path, text, message):
 @given(
     st.lists(
         st.sampled_from(
-            [b"a", b",", b'"', b"\n", b"\r", b"\0", b"\xff", b"\t", b"label", b"text"]
+            [
+                b"a",
+                b",",
+                b'"',
+                b"\n",
+                b"\r",
+                b"\0",
+                b"\xff",
+                b"\t",
+                b"label",
+                b"text",
+            ]
         ),
         max_size=40,
     )
@@ -227,7 +262,10 @@ def test_class_files_below_splits(tmp_path):
 
 
 def test_bad_lines_are_items_with_a_problem(tmp_path):
-    files = {"a.txt": b"ok\n\xff\n" + b"x" * (3 << 20) + b"\nn\0l\nlast", "b.txt": b""}
+    files = {
+        "a.txt": b"ok\n\xff\n" + b"x" * (3 << 20) + b"\nn\0l\nlast",
+        "b.txt": b"",
+    }
     items = read_all(make_folder(tmp_path / "set", files), "text")
     assert [(item.data, item.problem) for item in items] == [
         ("ok", ""),

@@ -19,7 +19,9 @@ from modelmill.errors import InvalidInput, NotFound, StorageFull
 from .conftest import make_folder, make_zip
 
 PART = st.text(
-    st.characters(codec="utf-8", exclude_characters="/\\:\0"), min_size=1, max_size=8
+    st.characters(codec="utf-8", exclude_characters="/\\:\0"),
+    min_size=1,
+    max_size=8,
 ).filter(lambda part: part.strip(".") == part and len(part.encode()) < 40)
 TREE = st.dictionaries(
     st.tuples(PART, PART), st.binary(max_size=300), min_size=1, max_size=6
@@ -70,7 +72,11 @@ def test_a_stream_gets_the_bytes_of_a_file(tmp_path):
     with open(read, "rb") as source, open(write, "wb") as target:
         pack(folder, target)
         target.close()
-        assert source.read() == (tmp_path / "set.zip").read_bytes() == packed(folder)
+        assert (
+            source.read()
+            == (tmp_path / "set.zip").read_bytes()
+            == packed(folder)
+        )
 
 
 def test_a_zip_goes_as_it_is_also_from_its_folder(tmp_path):
@@ -99,7 +105,8 @@ def test_what_cannot_be_packed_is_said(tmp_path):
 def test_a_full_disk_has_its_own_failure(tmp_path):
     with pytest.raises(StorageFull, match="packing the data"):
         pack(
-            make_folder(tmp_path / "set", {"a.bin": bytes(1 << 20)}), Path("/dev/full")
+            make_folder(tmp_path / "set", {"a.bin": bytes(1 << 20)}),
+            Path("/dev/full"),
         )
 
 

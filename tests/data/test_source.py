@@ -58,9 +58,9 @@ def test_tables_named_like_a_licence_are_data(tmp_path):
 
 
 def test_a_file_is_a_source_of_itself(tmp_path):
-    assert contents(make_folder(tmp_path, {"reviews.csv": b"a"}) / "reviews.csv") == {
-        "reviews.csv": b"a"
-    }
+    assert contents(
+        make_folder(tmp_path, {"reviews.csv": b"a"}) / "reviews.csv"
+    ) == {"reviews.csv": b"a"}
 
 
 def test_a_zip_is_known_by_its_content_too(tmp_path):
@@ -72,7 +72,9 @@ def test_a_folder_of_one_zip_means_the_zip_and_of_several_is_refused(tmp_path):
     make_zip(tmp_path / "small.zip", FILES)
     assert contents(tmp_path) == FILES
     make_zip(tmp_path / "large.zip", FILES)
-    with pytest.raises(InvalidInput, match=r"pick one of them: large\.zip, small\.zip"):
+    with pytest.raises(
+        InvalidInput, match=r"pick one of them: large\.zip, small\.zip"
+    ):
         open_source(tmp_path)
 
 

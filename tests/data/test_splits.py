@@ -4,19 +4,31 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelmill.data.splits import TEST, TRAIN, UNDECLARED, VAL, assign, assign_classes
+from modelmill.data.splits import (
+    TEST,
+    TRAIN,
+    UNDECLARED,
+    VAL,
+    assign,
+    assign_classes,
+)
 
 ITEMS = st.lists(
-    st.tuples(st.integers(0, 4), st.integers(-1, 2), st.integers(0, 40)), max_size=120
+    st.tuples(st.integers(0, 4), st.integers(-1, 2), st.integers(0, 40)),
+    max_size=120,
 )
 FREE = st.lists(
-    st.tuples(st.integers(0, 4), st.just(UNDECLARED), st.integers(0, 2**64 - 1)),
+    st.tuples(
+        st.integers(0, 4), st.just(UNDECLARED), st.integers(0, 2**64 - 1)
+    ),
     max_size=120,
 )
 
 
 def columns(items):
-    labels, declared, prints = zip(*items, strict=True) if items else ((), (), ())
+    labels, declared, prints = (
+        zip(*items, strict=True) if items else ((), (), ())
+    )
     return (
         np.array(labels, np.int32),
         np.array(declared, np.int8),
@@ -42,7 +54,9 @@ def test_declared_val_and_test_are_kept_and_the_rest_trains(items):
     if (declared == VAL).any() and not (declared == TEST).any():
         assert ((splits == TEST) == (declared == VAL)).all()
     elif (declared == VAL).any():
-        assert (splits == np.where(declared == UNDECLARED, TRAIN, declared)).all()
+        assert (
+            splits == np.where(declared == UNDECLARED, TRAIN, declared)
+        ).all()
     elif (declared != UNDECLARED).any():
         assert (splits[declared <= TRAIN] != TEST).all()
 
@@ -51,7 +65,9 @@ def test_declared_val_and_test_are_kept_and_the_rest_trains(items):
     st.one_of(
         FREE,
         ITEMS.map(
-            lambda items: [(label, UNDECLARED, content) for label, _, content in items]
+            lambda items: [
+                (label, UNDECLARED, content) for label, _, content in items
+            ]
         ),
     )
 )
@@ -67,7 +83,9 @@ def test_undeclared_items_are_stratified_and_never_straddle(items):
             assert set(mine.tolist()) == {TRAIN, VAL, TEST}
             held = {
                 content
-                for content, split in zip(contents.tolist(), mine.tolist(), strict=True)
+                for content, split in zip(
+                    contents.tolist(), mine.tolist(), strict=True
+                )
                 if split == TEST
             }
             assert abs(len(held) - distinct / 10) < 1
@@ -85,13 +103,17 @@ def test_shares_are_eighty_ten_ten():
 
 def test_a_tenth_of_train_becomes_val_when_only_train_and_test_are_declared():
     declared = np.repeat([TRAIN, TEST], [100, 20]).astype(np.int8)
-    splits = assign(np.zeros(120, np.int32), declared, np.arange(120, dtype=np.uint64))
+    splits = assign(
+        np.zeros(120, np.int32), declared, np.arange(120, dtype=np.uint64)
+    )
     assert np.bincount(splits).tolist() == [90, 10, 20]
 
 
 def test_a_val_without_a_test_measures_and_a_tenth_of_train_becomes_val():
     declared = np.repeat([TRAIN, VAL], [100, 20]).astype(np.int8)
-    splits = assign(np.zeros(120, np.int32), declared, np.arange(120, dtype=np.uint64))
+    splits = assign(
+        np.zeros(120, np.int32), declared, np.arange(120, dtype=np.uint64)
+    )
     assert np.bincount(splits).tolist() == [90, 10, 20]
     assert (splits[100:] == TEST).all()
 
@@ -99,7 +121,11 @@ def test_a_val_without_a_test_measures_and_a_tenth_of_train_becomes_val():
 def by_class(names, items=6, declared=UNDECLARED):
     """The splits that each class of `items` items has, by name."""
     labels = np.repeat(np.arange(len(names)), items).astype(np.int32)
-    prints = np.random.default_rng(0).integers(0, 2**63, len(labels)).astype(np.uint64)
+    prints = (
+        np.random.default_rng(0)
+        .integers(0, 2**63, len(labels))
+        .astype(np.uint64)
+    )
     splits = assign_classes(
         names, labels, np.full(len(labels), declared, np.int8), prints
     )
@@ -130,7 +156,9 @@ def test_classes_in_folders_are_held_out_by_folders():
         ]
     )
     tested = {
-        name.partition("/")[0] for name, splits in found.items() if splits == {TEST}
+        name.partition("/")[0]
+        for name, splits in found.items()
+        if splits == {TEST}
     }
     assert len(tested) == 1
     assert all(

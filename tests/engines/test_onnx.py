@@ -11,7 +11,9 @@ from tests.helpers.bundles import identity_graph
 
 @pytest.fixture
 def texts(tmp_path):
-    (tmp_path / "model.onnx").write_bytes(identity_graph("BYTES").SerializeToString())
+    (tmp_path / "model.onnx").write_bytes(
+        identity_graph("BYTES").SerializeToString()
+    )
     return onnx.ENGINE.open(tmp_path, 1)
 
 
@@ -26,7 +28,9 @@ def texts(tmp_path):
         (7, "have to be bytes"),
     ],
 )
-def test_an_element_that_no_onnx_string_can_hold_is_refused(texts, element, says):
+def test_an_element_that_no_onnx_string_can_hold_is_refused(
+    texts, element, says
+):
     with pytest.raises(InvalidInput, match=says):
         texts.run({"x": np.array([[b"good", element, b""]], object)})
 
@@ -48,10 +52,18 @@ def mixed(outputs):
     """Texts, bfloat16 and floats through one graph."""
     from onnx import TensorProto, helper
 
-    kinds = {"s": TensorProto.STRING, "b": TensorProto.BFLOAT16, "f": TensorProto.FLOAT}
-    nodes = [helper.make_node("Identity", [name], [f"{name}_out"]) for name in outputs]
+    kinds = {
+        "s": TensorProto.STRING,
+        "b": TensorProto.BFLOAT16,
+        "f": TensorProto.FLOAT,
+    }
+    nodes = [
+        helper.make_node("Identity", [name], [f"{name}_out"])
+        for name in outputs
+    ]
     inputs = [
-        helper.make_tensor_value_info(name, kind, ["n"]) for name, kind in kinds.items()
+        helper.make_tensor_value_info(name, kind, ["n"])
+        for name, kind in kinds.items()
     ]
     results = [
         helper.make_tensor_value_info(f"{name}_out", kinds[name], ["n"])
@@ -81,7 +93,9 @@ def test_texts_in_and_bfloat16_out_is_refused_before_it_is_served(tmp_path):
         lambda: onnx.ENGINE.signature(tmp_path),
         lambda: onnx.ENGINE.open(tmp_path, 1),
     ):
-        with pytest.raises(InvalidInput, match="BYTES inputs can't have BF16 outputs"):
+        with pytest.raises(
+            InvalidInput, match="BYTES inputs can't have BF16 outputs"
+        ):
             refused()
 
 
@@ -115,7 +129,9 @@ def test_a_classifier_of_scikit_learn_gets_an_error_that_says_how_to_convert_it(
     y = helper.make_value_info("y", helper.make_sequence_type_proto(kind))
     sets = [helper.make_opsetid("", 18), helper.make_opsetid("ai.onnx.ml", 3)]
     graph = helper.make_model(
-        helper.make_graph([node], "g", [x], [y]), opset_imports=sets, ir_version=10
+        helper.make_graph([node], "g", [x], [y]),
+        opset_imports=sets,
+        ir_version=10,
     )
     (tmp_path / "model.onnx").write_bytes(graph.SerializeToString())
     with pytest.raises(InvalidInput, match="zipmap=False"):

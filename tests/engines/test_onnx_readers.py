@@ -60,7 +60,8 @@ def test_named_arrays_go_in_and_come_out(engine, folder, batch):
 
 def test_threads_change_nothing(engine, folder):
     one, two = (
-        engine.open(folder, threads).run(pictures(5))["scores"] for threads in (1, 2)
+        engine.open(folder, threads).run(pictures(5))["scores"]
+        for threads in (1, 2)
     )
     np.testing.assert_allclose(one, two, atol=1e-6)
 
@@ -90,9 +91,11 @@ def test_a_file_that_is_no_model_is_corrupt(engine, folder, how):
     for path in folder.iterdir():
         data = path.read_bytes()
         path.write_bytes(
-            {"empty": b"", "cut": data[: len(data) // 2], "garbage": b"\xff" * 64}.get(
-                how, b""
-            )
+            {
+                "empty": b"",
+                "cut": data[: len(data) // 2],
+                "garbage": b"\xff" * 64,
+            }.get(how, b"")
         )
         if how == "missing":
             path.unlink()
@@ -118,10 +121,16 @@ def test_a_torch_network_is_converted_with_a_free_batch(engine, tmp_path):
         convert(network, inputs, outputs, tmp_path)
     session = engine.open(tmp_path, 1)
     for batch in (1, 7):
-        x = np.random.default_rng(batch).normal(size=(batch, 3)).astype(np.float32)
+        x = (
+            np.random.default_rng(batch)
+            .normal(size=(batch, 3))
+            .astype(np.float32)
+        )
         with torch.inference_mode():
             wanted = network(torch.from_numpy(x)).numpy()
-        np.testing.assert_allclose(session.run({"x": x})["scores"], wanted, atol=1e-5)
+        np.testing.assert_allclose(
+            session.run({"x": x})["scores"], wanted, atol=1e-5
+        )
 
 
 def opened(engine, folder, precision):
@@ -142,11 +151,17 @@ def test_it_answers_as_the_onnx_engine(engine, tmp_path, precision):
     session = opened(engine, tmp_path, precision)
     other = engine_named("onnx").open(tmp_path, 1)
     for batch in (1, 3, 33):
-        x = np.random.default_rng(batch).normal(size=(batch, 64)).astype(np.float32)
+        x = (
+            np.random.default_rng(batch)
+            .normal(size=(batch, 64))
+            .astype(np.float32)
+        )
         got, wanted = session.run({"x": x}), other.run({"x": x})
         assert got.keys() == wanted.keys()
         assert got["y"].dtype == np.float32
-        np.testing.assert_allclose(got["y"], wanted["y"], atol=ROUNDING[precision])
+        np.testing.assert_allclose(
+            got["y"], wanted["y"], atol=ROUNDING[precision]
+        )
 
 
 def layers(folder, width=64, count=4):
@@ -154,9 +169,9 @@ def layers(folder, width=64, count=4):
     from onnx import TensorProto, helper, numpy_helper
 
     rng = np.random.default_rng(0)
-    weights = rng.normal(size=(count, width, width)).astype(np.float32) / np.float32(
-        np.sqrt(width)
-    )
+    weights = rng.normal(size=(count, width, width)).astype(
+        np.float32
+    ) / np.float32(np.sqrt(width))
     nodes = []
     for i in range(count):
         nodes.append(
@@ -165,13 +180,17 @@ def layers(folder, width=64, count=4):
             )
         )
         nodes.append(
-            helper.make_node("Tanh", [f"m{i}"], ["y" if i == count - 1 else f"t{i}"])
+            helper.make_node(
+                "Tanh", [f"m{i}"], ["y" if i == count - 1 else f"t{i}"]
+            )
         )
     x, y = (
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", width])
         for name in "xy"
     )
-    constants = [numpy_helper.from_array(weights[i], f"w{i}") for i in range(count)]
+    constants = [
+        numpy_helper.from_array(weights[i], f"w{i}") for i in range(count)
+    ]
     body = helper.make_graph(nodes, "layers", [x], [y], constants)
     graph = helper.make_model(
         body, opset_imports=[helper.make_opsetid("", 18)], ir_version=10
@@ -205,7 +224,9 @@ def values(datatype):
     if kind.kind == "b":
         return np.array([[True, False, True], [False, False, True]])
     info = ml_dtypes.finfo(kind)
-    return np.array([[0.1, -0.0, info.max], [info.min, np.inf, info.tiny]], kind)
+    return np.array(
+        [[0.1, -0.0, info.max], [info.min, np.inf, info.tiny]], kind
+    )
 
 
 def same(one, other):
@@ -219,8 +240,12 @@ def same(one, other):
 
 
 @pytest.mark.parametrize("datatype", DATATYPES)
-def test_every_datatype_it_claims_comes_back_to_the_bit(engine, tmp_path, datatype):
-    (tmp_path / "model.onnx").write_bytes(identity_graph(datatype).SerializeToString())
+def test_every_datatype_it_claims_comes_back_to_the_bit(
+    engine, tmp_path, datatype
+):
+    (tmp_path / "model.onnx").write_bytes(
+        identity_graph(datatype).SerializeToString()
+    )
     if datatype not in engine.DATATYPES:
         for refused in (
             lambda: engine.open(tmp_path, 1),
@@ -239,7 +264,9 @@ def test_every_datatype_it_claims_comes_back_to_the_bit(engine, tmp_path, dataty
     full = values(datatype)
     try:
         same(session.run({"x": full})["y"], full)
-    except InvalidInput as refusal:  # what it can't hold it may refuse, but not change
+    except (
+        InvalidInput
+    ) as refusal:  # what it can't hold it may refuse, but not change
         if "'x'" not in str(refusal):
             raise
     same(session.run({"x": np.asfortranarray(small)})["y"], small)
@@ -252,7 +279,9 @@ def test_every_datatype_it_claims_comes_back_to_the_bit(engine, tmp_path, dataty
 def test_no_rows_are_answered_with_no_rows(engine, tmp_path, datatype):
     if datatype not in engine.DATATYPES:
         pytest.skip(f"the engine does not offer {datatype}")
-    (tmp_path / "model.onnx").write_bytes(identity_graph(datatype).SerializeToString())
+    (tmp_path / "model.onnx").write_bytes(
+        identity_graph(datatype).SerializeToString()
+    )
     kind = np.dtype(NUMPY.get(datatype, object))
     answer = engine.open(tmp_path, 1).run({"x": np.zeros((0, 3), kind)})["y"]
     assert (answer.shape, answer.dtype) == ((0, 3), kind)
@@ -322,7 +351,9 @@ def test_no_more_threads_work_than_it_was_given(engine, tmp_path, threads):
         subprocess.run(run, check=True, capture_output=True, timeout=120).stdout
     )
     assert found["pinned"] == []
-    assert found["busy"] in ({1} if threads == 1 or os.cpu_count() == 1 else {1, 2})
+    assert found["busy"] in (
+        {1} if threads == 1 or os.cpu_count() == 1 else {1, 2}
+    )
 
 
 MANY_SIZES = """
@@ -352,13 +383,19 @@ def test_batches_of_many_sizes_leak_no_memory(engine, tmp_path):
     grown = float(
         subprocess.run(run, check=True, capture_output=True, timeout=200).stdout
     )
-    assert grown < 16, f"{grown:.0f} MiB more after every size was seen twice again"
+    assert grown < 16, (
+        f"{grown:.0f} MiB more after every size was seen twice again"
+    )
 
 
 def test_its_signature_is_read_from_the_file(engine, folder):
     inputs, outputs = engine.signature(folder)
-    assert inputs == [TensorSpec(name="image", datatype="UINT8", shape=[-1, -1, -1, 1])]
-    assert outputs == [TensorSpec(name="scores", datatype="FP32", shape=[-1, 2])]
+    assert inputs == [
+        TensorSpec(name="image", datatype="UINT8", shape=[-1, -1, -1, 1])
+    ]
+    assert outputs == [
+        TensorSpec(name="scores", datatype="FP32", shape=[-1, 2])
+    ]
 
 
 @pytest.mark.parametrize(
@@ -435,8 +472,12 @@ def external(place):
     return graph
 
 
-@pytest.mark.parametrize("kind", ["sequence", "optional", "map", "int4", "scalar"])
-def test_a_signature_that_can_not_be_served_names_the_tensor(engine, tmp_path, kind):
+@pytest.mark.parametrize(
+    "kind", ["sequence", "optional", "map", "int4", "scalar"]
+)
+def test_a_signature_that_can_not_be_served_names_the_tensor(
+    engine, tmp_path, kind
+):
     (tmp_path / "model.onnx").write_bytes(strange(kind).SerializeToString())
     with pytest.raises(InvalidInput, match="output 'y'"):
         engine.signature(tmp_path)
@@ -474,6 +515,8 @@ def strange(kind):
         ),
     }[kind]
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 3])
-    body = helper.make_graph([node], kind, [x], [helper.make_value_info("y", type_of)])
+    body = helper.make_graph(
+        [node], kind, [x], [helper.make_value_info("y", type_of)]
+    )
     sets = [helper.make_opsetid("", 21), helper.make_opsetid("ai.onnx.ml", 3)]
     return helper.make_model(body, opset_imports=sets, ir_version=10)

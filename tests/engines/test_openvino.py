@@ -9,7 +9,11 @@ import pytest
 
 from modelmill.engines.base import engine_named
 from modelmill.errors import InvalidInput, NotInstalled
-from tests.helpers.bundles import brightness_graph, identity_graph, picture_bundle
+from tests.helpers.bundles import (
+    brightness_graph,
+    identity_graph,
+    picture_bundle,
+)
 
 
 @pytest.fixture
@@ -24,7 +28,11 @@ def python(code, *arguments, **environment):
     """What a process of its own prints."""
     run = [sys.executable, "-c", code, *map(str, arguments)]
     done = subprocess.run(
-        run, capture_output=True, text=True, timeout=120, env=os.environ | environment
+        run,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | environment,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -49,13 +57,17 @@ def test_bf16_is_refused_where_the_processor_would_compute_something_else(
 ):
     folder = picture_bundle(tmp_path / "b")
     said = python(PREDICT, folder, "bf16", OV_CPU_MAX_ISA=processor)
-    assert said.startswith("invalid_input this processor has no bf16 arithmetic")
+    assert said.startswith(
+        "invalid_input this processor has no bf16 arithmetic"
+    )
     assert "fp32" in said
     assert python(PREDICT, folder, "fp32", OV_CPU_MAX_ISA=processor) == "ready"
 
 
 def test_int64_within_32_bits_is_exact_and_beyond_is_refused(engine, tmp_path):
-    (tmp_path / "model.onnx").write_bytes(identity_graph("INT64").SerializeToString())
+    (tmp_path / "model.onnx").write_bytes(
+        identity_graph("INT64").SerializeToString()
+    )
     session = engine.open(tmp_path, 1)
     inside = np.array([[-(2**31), 2**31 - 1, 0]])
     np.testing.assert_array_equal(session.run({"x": inside})["y"], inside)
@@ -64,7 +76,9 @@ def test_int64_within_32_bits_is_exact_and_beyond_is_refused(engine, tmp_path):
             session.run({"x": np.array([[0, number, 0]])})
 
 
-def test_a_model_with_operations_that_it_lacks_is_not_called_corrupt(engine, tmp_path):
+def test_a_model_with_operations_that_it_lacks_is_not_called_corrupt(
+    engine, tmp_path
+):
     from onnx import TensorProto, helper
 
     options = {
@@ -110,7 +124,9 @@ def test_outputs_have_the_names_of_the_file(engine, tmp_path):
         ir_version=10,
     )
     (tmp_path / "model.onnx").write_bytes(graph.SerializeToString())
-    answer = engine.open(tmp_path, 1).run({"x": np.array([[-1, 2]], np.float32)})
+    answer = engine.open(tmp_path, 1).run(
+        {"x": np.array([[-1, 2]], np.float32)}
+    )
     assert {name: array.tolist() for name, array in answer.items()} == {
         "y": [[-1, 2]],
         "z": [[0, 2]],
@@ -119,7 +135,9 @@ def test_outputs_have_the_names_of_the_file(engine, tmp_path):
 
 
 def test_it_reports_to_nobody_and_leaves_no_file_at_home(engine, tmp_path):
-    (tmp_path / "model.onnx").write_bytes(brightness_graph().SerializeToString())
+    (tmp_path / "model.onnx").write_bytes(
+        brightness_graph().SerializeToString()
+    )
     code = (
         "import socket, sys; from pathlib import Path\n"
         "def refuse(*arguments): raise AssertionError(arguments)\n"
@@ -135,5 +153,8 @@ def test_it_reports_to_nobody_and_leaves_no_file_at_home(engine, tmp_path):
 
 
 def test_a_worker_with_it_does_without_onnxruntime(engine, tmp_path):
-    code = PREDICT + "assert not {'onnxruntime', 'onnx', 'torch'} & sys.modules.keys()"
+    code = (
+        PREDICT
+        + "assert not {'onnxruntime', 'onnx', 'torch'} & sys.modules.keys()"
+    )
     assert python(code, picture_bundle(tmp_path / "b"), "fp32") == "ready"

@@ -34,10 +34,14 @@ def test_packed_weights_are_half_a_step_off_at_most():
 def test_int8_says_nearly_the_same_in_less_memory(folder):
     plain, small = opened(folder, "fp32"), opened(folder, "int8")
     ids = np.array([[3, 9, 12, 7, 20, 4]])
-    one, other = (model.session.run({"ids": ids})["logits"] for model in (plain, small))
+    one, other = (
+        model.session.run({"ids": ids})["logits"] for model in (plain, small)
+    )
     assert not np.array_equal(one, other)
     assert np.corrcoef(one.ravel(), other.ravel())[0, 1] > 0.99
-    sizes = [(folder / name / "model.onnx").stat().st_size for name in ("", "int8")]
+    sizes = [
+        (folder / name / "model.onnx").stat().st_size for name in ("", "int8")
+    ]
     assert sizes[1] < 0.5 * sizes[0]
 
 
@@ -45,7 +49,9 @@ def test_int8_says_nearly_the_same_in_less_memory(folder):
 def test_batch_mates_change_no_answer(folder, precision):
     model = opened(folder, precision)
     prompts = ["the mill", "a", "corn and", "zzzzzz", "the", "wind"]
-    alone = [model.predict([prompt], {"max_new_tokens": 30})[0] for prompt in prompts]
+    alone = [
+        model.predict([prompt], {"max_new_tokens": 30})[0] for prompt in prompts
+    ]
     assert model.predict(prompts, {"max_new_tokens": 30}) == alone
 
 

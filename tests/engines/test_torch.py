@@ -40,7 +40,9 @@ class Marked(torch.nn.Module):
 
 
 def saved(folder, network, arguments, keywords=None, shapes=None):
-    program = torch.export.export(network, arguments, keywords, dynamic_shapes=shapes)
+    program = torch.export.export(
+        network, arguments, keywords, dynamic_shapes=shapes
+    )
     torch.export.save(program, folder / FILE)
     return folder
 
@@ -78,18 +80,29 @@ def test_inputs_are_named_as_arguments_and_outputs_by_number(tmp_path):
 
 def test_the_manifest_may_call_them_otherwise(pictures):
     wanted = a_manifest()
-    session = ENGINE.open(pictures, 1, signature=(wanted.inputs, wanted.outputs))
+    session = ENGINE.open(
+        pictures, 1, signature=(wanted.inputs, wanted.outputs)
+    )
     white = np.full((3, 4, 5, 1), 255, np.uint8)
     assert session.run({"image": white})["scores"].tolist() == [[0, 1]] * 3
-    several = [*wanted.inputs, TensorSpec(name="mask", datatype="BOOL", shape=[-1])]
-    with pytest.raises(BundleCorrupt, match="inputs pixels, the manifest image, mask"):
+    several = [
+        *wanted.inputs,
+        TensorSpec(name="mask", datatype="BOOL", shape=[-1]),
+    ]
+    with pytest.raises(
+        BundleCorrupt, match="inputs pixels, the manifest image, mask"
+    ):
         ENGINE.open(pictures, 1, signature=(several, wanted.outputs))
 
 
 def test_rows_that_do_not_belong_together_are_refused(tmp_path):
     x = torch.zeros(2, 3)
     saved(
-        tmp_path, Two(), (x,), {"right": x.clone()}, {"left": rows(), "right": rows()}
+        tmp_path,
+        Two(),
+        (x,),
+        {"right": x.clone()},
+        {"left": rows(), "right": rows()},
     )
     one, two = np.ones((1, 3), np.float32), np.ones((2, 3), np.float32)
     with pytest.raises(ModelFailed, match="other numbers of rows"):
@@ -98,7 +111,9 @@ def test_rows_that_do_not_belong_together_are_refused(tmp_path):
 
 def test_an_output_that_is_no_batch_is_named(tmp_path):
     saved(tmp_path, Marked(), (torch.zeros(2, 3),), shapes=(rows(),))
-    with pytest.raises(InvalidInput, match=r"output .total. of model.pt2 has no axes"):
+    with pytest.raises(
+        InvalidInput, match=r"output .total. of model.pt2 has no axes"
+    ):
         ENGINE.signature(tmp_path)
     with pytest.raises(BundleCorrupt, match="'total'"):
         ENGINE.open(tmp_path, 1)
@@ -118,7 +133,9 @@ def test_a_task_is_served_and_replays_its_golden_set(pictures, tmp_path):
     model = Predictor(draft, trusted)
     write_golden(draft, inputs, [model.predict([raw])[0] for raw in inputs])
     bundle.seal(draft, trusted, tmp_path / "b")
-    answer = predictor.load(tmp_path / "b").predict([png(np.full((2, 2), 204))])[0]
+    answer = predictor.load(tmp_path / "b").predict(
+        [png(np.full((2, 2), 204))]
+    )[0]
     assert answer[0]["score"] == pytest.approx(0.8)
 
 
@@ -126,7 +143,9 @@ def test_a_task_is_served_and_replays_its_golden_set(pictures, tmp_path):
 def test_nobody_opens_what_nobody_trusts(pictures, monkeypatch, engine):
     monkeypatch.setattr(torch.export, "load", None)
     own = {"": manifest(), "torch": a_manifest()}[engine]
-    with pytest.raises(InvalidInput, match=r"'torch' may run code.*model.pt2.*--trust"):
+    with pytest.raises(
+        InvalidInput, match=r"'torch' may run code.*model.pt2.*--trust"
+    ):
         Predictor(pictures, own, engine=engine)
 
 

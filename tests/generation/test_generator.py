@@ -40,7 +40,9 @@ class Counting:
     def step(self, tokens, lengths):
         self.most = max(self.most, len(tokens))
         found = []
-        for slot, (token, length) in enumerate(zip(tokens, lengths, strict=True)):
+        for slot, (token, length) in enumerate(
+            zip(tokens, lengths, strict=True)
+        ):
             assert len(self.kept[slot]) == length
             self.kept[slot].append(token)
             found.append(self._logits(self.kept[slot]))
@@ -53,7 +55,9 @@ class Counting:
 def text(name, prompt="a", **how):
     ids = [LETTERS.index(letter) for letter in prompt]
     asked = Sampling(**{"max_tokens": 50, "temperature": 0.0, **how})
-    return Text(name, ids, asked, frozenset({END}), lambda token: LETTERS[token])
+    return Text(
+        name, ids, asked, frozenset({END}), lambda token: LETTERS[token]
+    )
 
 
 def run(generator, *texts):
@@ -80,7 +84,9 @@ def test_a_text_goes_on_until_it_ends_itself():
 
 
 def test_it_is_cut_at_the_most_tokens_and_at_the_end_of_the_context():
-    assert said(run(Generator(Counting()), text("x", max_tokens=3)), "x") == "bcd"
+    assert (
+        said(run(Generator(Counting()), text("x", max_tokens=3)), "x") == "bcd"
+    )
     pieces = run(Generator(Counting(places=6)), text("x", "ab"))
     assert pieces[-1].ended == "length"
     assert len("ab" + said(pieces, "x")) <= 6
@@ -114,13 +120,17 @@ def test_many_texts_share_the_slots_and_each_gets_its_own():
     assert engine.most == 3
     for number in range(10):
         assert said(pieces, number) == LETTERS[number % 9 + 1 :]
-    assert Counter(piece.name for piece in pieces if piece.ended) == Counter(range(10))
+    assert Counter(piece.name for piece in pieces if piece.ended) == Counter(
+        range(10)
+    )
 
 
 @pytest.mark.parametrize(("most", "slots"), [(1, 1), (2, 2), (0, 3), (9, 3)])
 def test_no_more_texts_share_the_slots_than_are_allowed(most, slots):
     engine = Counting(slots=3)
-    pieces = run(Generator(engine, most), *(text(number) for number in range(6)))
+    pieces = run(
+        Generator(engine, most), *(text(number) for number in range(6))
+    )
     assert engine.most == slots
     assert {said(pieces, number) for number in range(6)} == {LETTERS[1:]}
 
@@ -203,7 +213,9 @@ def test_many_texts_leave_together():
 @settings(deadline=None)
 @given(
     st.lists(
-        st.tuples(st.sampled_from(LETTERS[:9]), st.integers(1, 12), st.integers(0, 5)),
+        st.tuples(
+            st.sampled_from(LETTERS[:9]), st.integers(1, 12), st.integers(0, 5)
+        ),
         min_size=1,
         max_size=12,
     ),
@@ -217,7 +229,9 @@ def test_no_batch_mates_and_no_order_change_an_answer(asked, slots):
             pieces += generator.tick()
     pieces += run(generator)
     for number, (letter, most, _) in enumerate(asked):
-        assert said(pieces, number) == LETTERS[LETTERS.index(letter) + 1 :][:most]
+        assert (
+            said(pieces, number) == LETTERS[LETTERS.index(letter) + 1 :][:most]
+        )
 
 
 # ---- the choice
@@ -250,7 +264,9 @@ def test_a_seed_and_a_place_decide():
         [choose(LOGITS, Sampling(seed=seed), place) for place in range(50)]
         for seed in (1, 2)
     )
-    assert one == [choose(LOGITS, Sampling(seed=1), place) for place in range(50)]
+    assert one == [
+        choose(LOGITS, Sampling(seed=1), place) for place in range(50)
+    ]
     assert one != other
 
 

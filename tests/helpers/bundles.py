@@ -30,7 +30,9 @@ def a_manifest(**changed: Any) -> Manifest:
     values = {
         "task": "image-classification",
         "engine": "onnx",
-        "inputs": [TensorSpec(name="image", datatype="UINT8", shape=[-1, 2, 2, 1])],
+        "inputs": [
+            TensorSpec(name="image", datatype="UINT8", shape=[-1, 2, 2, 1])
+        ],
         "outputs": [TensorSpec(name="scores", datatype="FP32", shape=[-1, 2])],
         "preprocessing": {
             "height": 2,
@@ -75,7 +77,9 @@ def brightness_graph(gain: float = 1.0) -> Any:
     image = helper.make_tensor_value_info(
         "image", TensorProto.UINT8, ["batch", "height", "width", 1]
     )
-    scores = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", 2])
+    scores = helper.make_tensor_value_info(
+        "scores", TensorProto.FLOAT, ["batch", 2]
+    )
     body = helper.make_graph(
         nodes,
         "brightness",
@@ -114,7 +118,9 @@ def picture_bundle(target: Path, gain: float = 1.0) -> Path:
     """A sealed bundle that says how bright a 2x2 grey picture is."""
     draft = target.with_name(f"{target.name}.draft")
     draft.mkdir(parents=True)
-    (draft / "model.onnx").write_bytes(brightness_graph(gain).SerializeToString())
+    (draft / "model.onnx").write_bytes(
+        brightness_graph(gain).SerializeToString()
+    )
     manifest = a_manifest()
     inputs = [png(np.full((2, 2), 51)), png(np.full((2, 2), 204))]
     model = Predictor(draft, manifest)
@@ -139,12 +145,18 @@ def mask_bundle(target: Path) -> Path:
         node("Cast", ["more"], ["mask"], to=TensorProto.UINT8),
         node("Max", ["bright", "dark"], ["scores"]),
     ]
-    values = {"axes": np.array([3]), "top": np.float32(255), "one": np.float32(1)}
+    values = {
+        "axes": np.array([3]),
+        "top": np.float32(255),
+        "one": np.float32(1),
+    }
     constants = [
         numpy_helper.from_array(np.asarray(value), name)
         for name, value in values.items()
     ]
-    image = helper.make_tensor_value_info("image", TensorProto.UINT8, [*grey, 1])
+    image = helper.make_tensor_value_info(
+        "image", TensorProto.UINT8, [*grey, 1]
+    )
     outputs = [
         helper.make_tensor_value_info("scores", TensorProto.FLOAT, grey),
         helper.make_tensor_value_info("mask", TensorProto.UINT8, grey),
@@ -156,7 +168,9 @@ def mask_bundle(target: Path) -> Path:
     (draft / "model.onnx").write_bytes(graph.SerializeToString())
     manifest = a_manifest(
         task="image-segmentation",
-        inputs=[TensorSpec(name="image", datatype="UINT8", shape=[-1, 4, 6, 1])],
+        inputs=[
+            TensorSpec(name="image", datatype="UINT8", shape=[-1, 4, 6, 1])
+        ],
         outputs=[
             TensorSpec(name="scores", datatype="FP32", shape=[-1, 4, 6]),
             TensorSpec(name="mask", datatype="UINT8", shape=[-1, 4, 6]),
@@ -176,8 +190,12 @@ def mask_bundle(target: Path) -> Path:
 
 
 HOLES: dict[str, Any] = {
-    "inputs": [TensorSpec(name="image", datatype="UINT8", shape=[-1, -1, -1, 4])],
-    "outputs": [TensorSpec(name="repaired", datatype="FP32", shape=[-1, -1, -1, 3])],
+    "inputs": [
+        TensorSpec(name="image", datatype="UINT8", shape=[-1, -1, -1, 4])
+    ],
+    "outputs": [
+        TensorSpec(name="repaired", datatype="FP32", shape=[-1, -1, -1, 3])
+    ],
 }
 
 
@@ -210,7 +228,9 @@ def hole_bundle(target: Path) -> Path:
     )
     (draft / "model.onnx").write_bytes(graph.SerializeToString())
     how = {"repair": "inpaint", "color": "rgb", "multiple": 8}
-    manifest = a_manifest(task="image-to-image", **HOLES, preprocessing=how, labels=[])
+    manifest = a_manifest(
+        task="image-to-image", **HOLES, preprocessing=how, labels=[]
+    )
     hole = png(np.dstack([np.full((8, 8, 3), 90), np.eye(8) * 255]))
     write_golden(draft, [hole], Predictor(draft, manifest).predict([hole]))
     bundle.seal(draft, manifest, target)

@@ -41,7 +41,10 @@ def box_folder(root: Path, count: int = 40, side: int = 64) -> Path:
         label = ("red", "blue")[number % 2]
         pixels = rng.integers(70, 110, (side, side, 3), np.uint8)
         width, height = rng.integers(side // 4, side // 2, 2).tolist()
-        left, top = rng.integers(0, side - width), rng.integers(0, side - height)
+        left, top = (
+            rng.integers(0, side - width),
+            rng.integers(0, side - height),
+        )
         pixels[top : top + height, left : left + width] = (
             (220, 40, 40) if label == "red" else (40, 40, 220)
         )
@@ -107,11 +110,16 @@ def mask_folder(root: Path, count: int = 40, side: int = 24) -> Path:
 def text_table(root: Path, count: int = 60) -> Path:
     """A CSV table of texts that their words give away."""
     rng = np.random.default_rng(0)
-    words = {"good": ["fine", "warm", "lovely"], "bad": ["dull", "cold", "broken"]}
+    words = {
+        "good": ["fine", "warm", "lovely"],
+        "bad": ["dull", "cold", "broken"],
+    }
     rows = ["text,label"]
     for number in range(count):
         label = ("good", "bad")[number % 2]
-        chosen = " ".join(rng.choice([*words[label], "film", "story", "the"], 6))
+        chosen = " ".join(
+            rng.choice([*words[label], "film", "story", "the"], 6)
+        )
         rows.append(f"{chosen} number {number},{label}")
     root.mkdir(parents=True, exist_ok=True)
     (root / "reviews.csv").write_text("\n".join(rows) + "\n")

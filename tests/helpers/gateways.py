@@ -32,7 +32,9 @@ def a_route(
         "task": "image-classification",
         "kind": "image",
         "ready": True,
-        "inputs": [TensorSpec(name="image", datatype="UINT8", shape=[-1, 2, 2, 1])],
+        "inputs": [
+            TensorSpec(name="image", datatype="UINT8", shape=[-1, 2, 2, 1])
+        ],
         "outputs": [TensorSpec(name="scores", datatype="FP32", shape=[-1, 2])],
         "sockets": [],
     }
@@ -51,7 +53,9 @@ def a_snapshot(
     ]
     return Snapshot(
         revision=(1, 1),
-        routes={f"{route.project}/{route.deployment}": route for route in routes},
+        routes={
+            f"{route.project}/{route.deployment}": route for route in routes
+        },
         keys={info.digest: info for info in known},
     )
 
@@ -122,7 +126,9 @@ class InMemoryApi:
         """One request; a list is a body in parts, in which a function is called when its turn
         comes.
         """
-        return self.runner.run(self._ask(method, path, body, dict(headers or {}), key))
+        return self.runner.run(
+            self._ask(method, path, body, dict(headers or {}), key)
+        )
 
     async def _ask(
         self,
@@ -143,7 +149,11 @@ class InMemoryApi:
             if not parts:
                 return {"type": "http.disconnect"}
             part = parts.pop(0)
-            return {"type": "http.request", "body": part, "more_body": bool(parts)}
+            return {
+                "type": "http.request",
+                "body": part,
+                "more_body": bool(parts),
+            }
 
         async def send(message: dict[str, Any]) -> None:
             sent.append(message)
@@ -155,7 +165,9 @@ class InMemoryApi:
             "headers": [
                 (
                     name.lower().encode(),
-                    value if isinstance(value, bytes) else value.encode("latin-1"),
+                    value
+                    if isinstance(value, bytes)
+                    else value.encode("latin-1"),
                 )
                 for name, value in headers.items()
             ],
@@ -219,13 +231,17 @@ class LiveApi:
             await until(lambda worker=worker: not worker.open)
 
     def change(
-        self, *routes: ServedVersion, keys: Mapping[str, tuple[str, ...]] | None = None
+        self,
+        *routes: ServedVersion,
+        keys: Mapping[str, tuple[str, ...]] | None = None,
     ) -> None:
         """Let the gateway serve other routes, or know other keys."""
 
         async def update() -> None:
             self.gateway.update(
-                a_snapshot(*routes, keys=InMemoryApi.KEYS if keys is None else keys)
+                a_snapshot(
+                    *routes, keys=InMemoryApi.KEYS if keys is None else keys
+                )
             )
 
         asyncio.run_coroutine_threadsafe(update(), self._loop).result(10)

@@ -71,7 +71,9 @@ class GrpcApi:
             self.gateway.update(a_snapshot())
             for worker in self._workers:
                 await worker.stop()
-            await until(lambda: not any(worker.open for worker in self._workers))
+            await until(
+                lambda: not any(worker.open for worker in self._workers)
+            )
             await until(lambda: len(asyncio.all_tasks()) == 1)
 
         self.run(end())
@@ -100,7 +102,9 @@ def stub(channel: Any, path: str) -> Any:
     return make(
         path,
         request_serializer=lambda one: one.SerializeToString(),
-        response_deserializer=message(described.output_type.full_name).FromString,
+        response_deserializer=message(
+            described.output_type.full_name
+        ).FromString,
     )
 
 
@@ -111,7 +115,9 @@ class Client:
         self, address: str, key: str | None = "admin-key", **options: Any
     ) -> None:
         self.channel = grpc.insecure_channel(address, OPTIONS, **options)
-        self.metadata = [("authorization", f"Bearer {key}")] if key is not None else []
+        self.metadata = (
+            [("authorization", f"Bearer {key}")] if key is not None else []
+        )
 
     def call(self, name: str, request: Any = None, **options: Any) -> Any:
         """Call a method of the inference service with fields of its request, or with a request."""
@@ -150,9 +156,18 @@ def a_request(
 # ---- frames by hand
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-DATA, HEADERS, PRIORITY, RST, SETTINGS, PUSH, PING, GOAWAY, WINDOW, CONTINUATION = (
-    range(10)
-)
+(
+    DATA,
+    HEADERS,
+    PRIORITY,
+    RST,
+    SETTINGS,
+    PUSH,
+    PING,
+    GOAWAY,
+    WINDOW,
+    CONTINUATION,
+) = range(10)
 
 
 def framed(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
@@ -170,7 +185,9 @@ def prefixed(body: bytes, flag: int = 0) -> bytes:
     return struct.pack(">BI", flag, len(body)) + body
 
 
-def fields(path: str = f"/{SERVICE}/ServerLive", **more: str) -> list[tuple[str, str]]:
+def fields(
+    path: str = f"/{SERVICE}/ServerLive", **more: str
+) -> list[tuple[str, str]]:
     """The headers of a call; `_` in a name stands for `-`."""
     named = {name.replace("_", "-"): value for name, value in more.items()}
     return [
@@ -178,7 +195,11 @@ def fields(path: str = f"/{SERVICE}/ServerLive", **more: str) -> list[tuple[str,
         (":scheme", "http"),
         (":path", path),
         (":authority", "x"),
-        *{"content-type": "application/grpc", "te": "trailers", **named}.items(),
+        *{
+            "content-type": "application/grpc",
+            "te": "trailers",
+            **named,
+        }.items(),
     ]
 
 
@@ -240,7 +261,10 @@ class Raw:
             if kind == DATA and stream == number:
                 body += payload
             if kind == RST and stream == number:
-                return {**said, "reset": str(int.from_bytes(payload, "big"))}, body
+                return {
+                    **said,
+                    "reset": str(int.from_bytes(payload, "big")),
+                }, body
             if stream == number and flags & 1 and kind in (DATA, HEADERS):
                 return said, body
         raise AssertionError("the server closed the connection")

@@ -77,7 +77,9 @@ def writing_bundle(target: Path, context: int = 128) -> Path:
         write_golden(
             folder,
             ["the mill"],
-            Predictor(draft, manifest, precision=precision).predict(["the mill"]),
+            Predictor(draft, manifest, precision=precision).predict(
+                ["the mill"]
+            ),
         )
     bundle.seal(draft, manifest, target)
     return target
@@ -103,7 +105,9 @@ def vector_bundle(target: Path) -> Path:
     image = helper.make_tensor_value_info(
         "image", TensorProto.UINT8, ["batch", 2, 2, 1]
     )
-    vector = helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", 4])
+    vector = helper.make_tensor_value_info(
+        "embedding", TensorProto.FLOAT, ["batch", 4]
+    )
     body = helper.make_graph(nodes, "pixels", [image], [vector], constants)
     graph = helper.make_model(
         body, opset_imports=[helper.make_opsetid("", 18)], ir_version=10
@@ -115,7 +119,9 @@ def vector_bundle(target: Path) -> Path:
     )
     inputs = [png([[0, 255], [0, 255]]), png([[9, 9], [200, 0]])]
     write_golden(
-        draft, inputs, [Predictor(draft, manifest).predict([raw])[0] for raw in inputs]
+        draft,
+        inputs,
+        [Predictor(draft, manifest).predict([raw])[0] for raw in inputs],
     )
     bundle.seal(draft, manifest, target)
     return target
@@ -134,11 +140,17 @@ def text_vector_bundle(target: Path) -> Path:
     draft = target.with_name(f"{target.name}.draft")
     draft.mkdir(parents=True)
     how = feature_extraction.Preprocessing(max_length=6, dimensions=8)
-    how = feature_extraction.TASK.prepare([("a cat sat", "a dog sat")] * 3, how, draft)
-    table = np.random.default_rng(0).normal(size=(how.tokens, 8)).astype(np.float32)
+    how = feature_extraction.TASK.prepare(
+        [("a cat sat", "a dog sat")] * 3, how, draft
+    )
+    table = (
+        np.random.default_rng(0).normal(size=(how.tokens, 8)).astype(np.float32)
+    )
     table[0] = 0
     ids = helper.make_tensor_value_info("ids", TensorProto.INT64, ["batch", 6])
-    vector = helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", 8])
+    vector = helper.make_tensor_value_info(
+        "embedding", TensorProto.FLOAT, ["batch", 8]
+    )
     node = helper.make_node
     nodes = [
         node("Gather", ["table", "ids"], ["rows"]),
@@ -161,7 +173,9 @@ def text_vector_bundle(target: Path) -> Path:
         preprocessing=msgspec.to_builtins(how),
         labels=[],
     )
-    write_golden(draft, ["a cat"], Predictor(draft, manifest).predict(["a cat"]))
+    write_golden(
+        draft, ["a cat"], Predictor(draft, manifest).predict(["a cat"])
+    )
     bundle.seal(draft, manifest, target)
     return target
 
@@ -175,11 +189,15 @@ def text_bundle(target: Path) -> Path:
     draft = target.with_name(f"{target.name}.draft")
     draft.mkdir(parents=True)
     how = text_tokenizer.prepare(
-        ["good film", "bad film"] * 3, text_tokenizer.Preprocessing(max_length=4), draft
+        ["good film", "bad film"] * 3,
+        text_tokenizer.Preprocessing(max_length=4),
+        draft,
     )
     table = np.zeros((how.tokens, 2), np.float32)
     ids = helper.make_tensor_value_info("ids", TensorProto.INT64, ["batch", 4])
-    scores = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", 2])
+    scores = helper.make_tensor_value_info(
+        "scores", TensorProto.FLOAT, ["batch", 2]
+    )
     node = helper.make_node
     nodes = [
         node("Gather", ["table", "ids"], ["rows"]),
@@ -231,16 +249,25 @@ def speech_bundle(target: Path) -> Path:
         for wave in (np.cos, np.sin)
     ]
     constants = [
-        numpy_helper.from_array(np.stack(waves).astype(np.float32)[:, None], "waves"),
+        numpy_helper.from_array(
+            np.stack(waves).astype(np.float32)[:, None], "waves"
+        ),
         numpy_helper.from_array(np.array([1], np.int64), "one"),
         numpy_helper.from_array(
-            np.array([[0, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1]], np.float32).T, "sums"
+            np.array([[0, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1]], np.float32).T,
+            "sums",
         ),
         numpy_helper.from_array(np.array([50, 0, 0], np.float32), "nothing"),
     ]
     nodes = [
         node("Unsqueeze", ["audio", "one"], ["row"]),
-        node("Conv", ["row", "waves"], ["parts"], strides=[160], kernel_shape=[160]),
+        node(
+            "Conv",
+            ["row", "waves"],
+            ["parts"],
+            strides=[160],
+            kernel_shape=[160],
+        ),
         node("Mul", ["parts", "parts"], ["power"]),
         node("Transpose", ["power"], ["places"], perm=[0, 2, 1]),
         node("MatMul", ["places", "sums"], ["heard"]),

@@ -27,7 +27,9 @@ async def mirror(calls):
 
 def a_mirror(name, *specs, **changed):
     inputs = [TensorSpec(name=n, datatype=d, shape=s) for n, d, s in specs]
-    outputs = [TensorSpec(name=f"{n}_out", datatype=d, shape=s) for n, d, s in specs]
+    outputs = [
+        TensorSpec(name=f"{n}_out", datatype=d, shape=s) for n, d, s in specs
+    ]
     return a_route(name, inputs=inputs, outputs=outputs, **changed)
 
 

@@ -47,7 +47,9 @@ class FakeWorker:
         try:
             with suppress(asyncio.IncompleteReadError, ConnectionError):
                 while True:
-                    size = int.from_bytes(await reader.readexactly(HEAD), "little")
+                    size = int.from_bytes(
+                        await reader.readexactly(HEAD), "little"
+                    )
                     calls = read_calls(await reader.readexactly(size))
                     self.got.append(calls)
                     answers = await self._answering(calls)
@@ -88,7 +90,8 @@ def is_gone(pid: int) -> bool:
     """Whether a process has ended (a zombie has)."""
     try:
         return (
-            Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+            Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+            == "Z"
         )
     except (FileNotFoundError, ProcessLookupError):
         return True

@@ -66,7 +66,9 @@ def test_a_busy_machine_is_named_once_and_so_is_its_end(tmp_path):
         pass_on(1, 0)  # too soon to look
         pass_on(5, 0)
         pass_on(5, 0)
-    said = [json.loads(line)["message"] for line in path.read_text().splitlines()]
+    said = [
+        json.loads(line)["message"] for line in path.read_text().splitlines()
+    ]
     assert said == [
         "the machine is busy: this goes 2.1 times slower than it would alone",
         "the machine is no longer busy",

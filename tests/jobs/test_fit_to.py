@@ -29,7 +29,9 @@ def facts(train, height, width, grey=False, classes=10):
     counts = {"train": train, "val": train // 10, "test": train // 10}
     each = {str(number): train // classes for number in range(classes)}
     return Facts(
-        counts=counts, classes=each, inputs=Look(height=height, width=width, grey=grey)
+        counts=counts,
+        classes=each,
+        inputs=Look(height=height, width=width, grey=grey),
     )
 
 
@@ -58,7 +60,8 @@ def test_where_the_defaults_fit_nothing_is_chosen(recipe, seen):
 
 
 @pytest.mark.parametrize(
-    ("texts", "words", "epochs"), [(7000, 20, 30), (6000, 150, 8), (1_000_000, 20, 4)]
+    ("texts", "words", "epochs"),
+    [(7000, 20, 30), (6000, 150, 8), (1_000_000, 20, 4)],
 )
 def test_a_language_is_read_as_often_as_there_is_time(texts, words, epochs):
     counts = {"train": texts, "val": 10, "test": 10}
@@ -83,9 +86,14 @@ def test_scripts_without_spaces_are_read_in_pieces_of_words(recipe):
     counts = {"train": 6000, "val": 10, "test": 10}
     for unspaced, tokenizer in ((0.9, "bpe"), (0.1, "word")):
         seen = Facts(
-            counts=counts, classes={}, inputs=Words(words=100, unspaced=unspaced)
+            counts=counts,
+            classes={},
+            inputs=Words(words=100, unspaced=unspaced),
         )
-        assert fitted(recipe_named(*recipe), seen, {})[0].input.tokenizer == tokenizer
+        assert (
+            fitted(recipe_named(*recipe), seen, {})[0].input.tokenizer
+            == tokenizer
+        )
         assert (
             fitted(recipe_named(*recipe), seen, {"tokenizer": "char"})[
                 0
@@ -103,7 +111,10 @@ def test_few_questions_are_read_more_often_by_two_readers():
             inputs=Words(words=130),
         )
         chosen, _ = fitted(reader, seen, {})
-        assert (chosen.network.members, chosen.train.epochs) == (members, epochs)
+        assert (chosen.network.members, chosen.train.epochs) == (
+            members,
+            epochs,
+        )
 
 
 def test_small_photographs_are_shifted_by_whole_pixels_in_large_batches():
@@ -122,7 +133,9 @@ def test_small_grey_pictures_are_not_mirrored():
 
 def test_the_size_that_counts_is_the_models_own():
     assert fitted(RESNET, TRASHNET, {"max_side": 32})[0].augment.upright
-    assert not fitted(RESNET, CIFAR, {"height": 64, "width": 64})[0].augment.upright
+    assert not fitted(RESNET, CIFAR, {"height": 64, "width": 64})[
+        0
+    ].augment.upright
 
 
 @pytest.mark.parametrize("count", [3, 200, 900, 4000, 20_000, 10**6])
@@ -157,23 +170,33 @@ def test_photographs_are_embedded_mirrored_too_but_characters_are_not():
 
 @pytest.mark.parametrize(
     "given",
-    [{"epochs": "3"}, {"batch_size": 7, "rotate": 5.0}, {"epochs": 40, "flip": False}],
+    [
+        {"epochs": "3"},
+        {"batch_size": 7, "rotate": 5.0},
+        {"epochs": 40, "flip": False},
+    ],
 )
 def test_what_the_user_set_stays(given):
     chosen, choices = fitted(RESNET, CIFAR, given)
     asked, flat = plan(RESNET, given).flat(), chosen.flat()
     assert all(flat[name] == asked[name] for name in given)
-    assert not any(name in choice.settings for choice in choices for name in given)
+    assert not any(
+        name in choice.settings for choice in choices for name in given
+    )
 
 
 def test_with_a_time_budget_no_epochs_are_chosen():
     assert fitted(RESNET, CIFAR, {"time": "10m"})[0].train.epochs == MOST_EPOCHS
-    assert fitted(RESNET, CIFAR, {"time": "10m", "epochs": 4})[0].train.epochs == 4
+    assert (
+        fitted(RESNET, CIFAR, {"time": "10m", "epochs": 4})[0].train.epochs == 4
+    )
 
 
 def test_a_recipe_without_an_opinion_keeps_its_defaults():
     tfidf = recipe_named("text-classification", "tfidf")
-    assert fitted(tfidf, Facts(counts={"train": 5}, classes={}), {"features": 50}) == (
+    assert fitted(
+        tfidf, Facts(counts={"train": 5}, classes={}), {"features": 50}
+    ) == (
         plan(tfidf, {"features": 50}),
         [],
     )
@@ -183,7 +206,9 @@ def test_pictures_are_looked_at_upright():
     exif = Image.Exif()
     exif[0x0112] = 6
     lying = encoded(
-        Image.fromarray(np.zeros((10, 30, 3), np.uint8)), "JPEG", exif=exif.tobytes()
+        Image.fromarray(np.zeros((10, 30, 3), np.uint8)),
+        "JPEG",
+        exif=exif.tobytes(),
     )
     assert look([lying]) == Look(height=30, width=10, grey=True)
     red = png(np.full((4, 4, 3), (255, 0, 0)))
@@ -195,7 +220,9 @@ def test_a_job_says_what_it_chose_and_keeps_it(tmp_path):
     folder = tmp_path / "job"
     folder.mkdir()
     data = dataset(
-        picture_folder(tmp_path / "tiny"), "image-classification", tmp_path / "store"
+        picture_folder(tmp_path / "tiny"),
+        "image-classification",
+        tmp_path / "store",
     )
     spec = JobSpec(
         job=1,
@@ -225,7 +252,12 @@ def test_a_job_says_what_it_chose_and_keeps_it(tmp_path):
 
 @pytest.mark.parametrize(
     ("given", "recordings", "steps"),
-    [({}, 50, 50), ({}, 5000, 0), ({"epochs": 2}, 50, 0), ({"epoch_steps": 9}, 50, 9)],
+    [
+        ({}, 50, 50),
+        ({}, 5000, 0),
+        ({"epochs": 2}, 50, 0),
+        ({"epoch_steps": 9}, 50, 9),
+    ],
 )
 def test_few_recordings_get_longer_epochs_until_the_steps_are_enough(
     given, recordings, steps

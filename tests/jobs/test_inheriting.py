@@ -111,7 +111,11 @@ def test_without_freezing_all_of_it_learns_on(trainings, bert, reviews, home):
     found = trainings.train("text-classification", "transformer", data, bert)
     assert not any(same(found, bert, "encoder.blocks"))
     again = trainings.train(
-        "text-classification", "transformer", data, found, freeze="encoder.embedding"
+        "text-classification",
+        "transformer",
+        data,
+        found,
+        freeze="encoder.embedding",
     )
     assert all(same(again, found, "encoder.embedding"))
     assert not any(same(again, found, "head."))
@@ -124,7 +128,9 @@ def test_without_freezing_all_of_it_learns_on(trainings, bert, reviews, home):
 @pytest.fixture(scope="module")
 def classifier(trainings, home):
     data = dataset(
-        picture_folder(home / "pictures"), "image-classification", home / "vision"
+        picture_folder(home / "pictures"),
+        "image-classification",
+        home / "vision",
     )
     return trainings.train("image-classification", "cnn", data)
 
@@ -143,7 +149,10 @@ def test_new_labels_get_a_new_head(trainings, classifier, home):
     heads = {name for name, array in mine.items() if array.shape[0] == 2}
     assert heads
     assert heads.isdisjoint(kept)
-    assert open_bundle(found).preprocessing == open_bundle(classifier).preprocessing
+    assert (
+        open_bundle(found).preprocessing
+        == open_bundle(classifier).preprocessing
+    )
 
 
 @pytest.mark.parametrize(
@@ -164,18 +173,26 @@ def test_new_labels_get_a_new_head(trainings, classifier, home):
         ),
     ],
 )
-def test_what_can_not_be_had_is_said(trainings, bert, reviews, home, settings, says):
+def test_what_can_not_be_had_is_said(
+    trainings, bert, reviews, home, settings, says
+):
     data = dataset(
         reviews, "text-classification", home / f"no{abs(hash(str(settings)))}"
     )
     with pytest.raises(InvalidInput, match=says):
-        trainings.train("text-classification", "transformer", data, bert, **settings)
+        trainings.train(
+            "text-classification", "transformer", data, bert, **settings
+        )
 
 
 def test_nothing_is_inherited_where_nothing_was_there(trainings, reviews, home):
     data = dataset(reviews, "text-classification", home / "alone")
-    with pytest.raises(InvalidInput, match="freeze=inherited: nothing was inherited"):
-        trainings.train("text-classification", "transformer", data, freeze="inherited")
+    with pytest.raises(
+        InvalidInput, match="freeze=inherited: nothing was inherited"
+    ):
+        trainings.train(
+            "text-classification", "transformer", data, freeze="inherited"
+        )
 
 
 def test_a_writer_goes_on_writing_in_another_manner(trainings, home):

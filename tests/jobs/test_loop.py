@@ -27,10 +27,15 @@ BATCH = 12
 EPOCHS = 3
 STEPS = 4  # an epoch: 40 items in batches of at most 12
 AIM = objective(
-    task_named("image-classification"), recipe_named("image-classification", "cnn")
+    task_named("image-classification"),
+    recipe_named("image-classification", "cnn"),
 )
 SETTINGS = TrainSettings(
-    epochs=EPOCHS, batch_size=BATCH, learning_rate=0.01, precision="fp32", seed=5
+    epochs=EPOCHS,
+    batch_size=BATCH,
+    learning_rate=0.01,
+    precision="fp32",
+    seed=5,
 )
 
 
@@ -61,7 +66,7 @@ def run(folder, settings=SETTINGS, stop_at=None, validation=None, made=network):
 
     def noisy(batch):
         step[0] += 1
-        stop.asked = step[0] == stop_at
+        stop.requested = step[0] == stop_at
         return batch | {"x": batch["x"] + 0.1 * torch.randn_like(batch["x"])}
 
     with closing(Events(folder / "events.jsonl")) as events:
@@ -85,7 +90,9 @@ def test_a_normalisation_that_is_frozen_keeps_its_means(tmp_path):
             weight.requires_grad_(False)
         return made
 
-    before = {name: kept.clone() for name, kept in frozen()[2].state_dict().items()}
+    before = {
+        name: kept.clone() for name, kept in frozen()[2].state_dict().items()
+    }
     after = run(tmp_path / "frozen", made=frozen).network[2].state_dict()
     assert all(torch.equal(after[name], kept) for name, kept in before.items())
     assert not torch.equal(
@@ -110,25 +117,37 @@ def test_an_epoch_of_a_number_of_steps_takes_items_evenly_again_and_again():
 
 
 def test_a_run_of_epochs_of_a_number_of_steps_ends(tmp_path):
-    trained = run(tmp_path / "job", msgspec.structs.replace(SETTINGS, epoch_steps=2))
+    trained = run(
+        tmp_path / "job", msgspec.structs.replace(SETTINGS, epoch_steps=2)
+    )
     assert len(trained.history) == EPOCHS
 
 
 def same(one, other):
     a, b = one.network.state_dict(), other.network.state_dict()
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+    return a.keys() == b.keys() and all(
+        torch.equal(a[name], b[name]) for name in a
+    )
 
 
 def without_time(history):
     return [
-        {name: value for name, value in row.items() if name != "samples_per_second"}
+        {
+            name: value
+            for name, value in row.items()
+            if name != "samples_per_second"
+        }
         for row in history
     ]
 
 
 def events_of(folder, kind):
     lines = (folder / "events.jsonl").read_text().splitlines()
-    return [row for row in map(json.loads, filter(None, lines)) if row["event"] == kind]
+    return [
+        row
+        for row in map(json.loads, filter(None, lines))
+        if row["event"] == kind
+    ]
 
 
 WAYS = {
@@ -151,7 +170,9 @@ def undisturbed(tmp_path_factory):
     def ended(way):
         if way not in known:
             folder = tmp_path_factory.mktemp(way)
-            known[way] = run(folder, msgspec.structs.replace(SETTINGS, **WAYS[way]))
+            known[way] = run(
+                folder, msgspec.structs.replace(SETTINGS, **WAYS[way])
+            )
         return known[way]
 
     return ended
@@ -169,7 +190,9 @@ class Rivals(nn.Module):
             nn.Linear(4, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 6)
         )
         self.judge = nn.Sequential(
-            spectral_norm(nn.Linear(6, 16)), nn.ReLU(), spectral_norm(nn.Linear(16, 1))
+            spectral_norm(nn.Linear(6, 16)),
+            nn.ReLU(),
+            spectral_norm(nn.Linear(16, 1)),
         )
 
 
@@ -179,11 +202,14 @@ def rivalry(network, batch, settings):
     made = network.maker(torch.randn(len(real), 4)).detach()
     yield (
         "judge",
-        softplus(-network.judge(real)).mean() + softplus(network.judge(made)).mean(),
+        softplus(-network.judge(real)).mean()
+        + softplus(network.judge(made)).mean(),
     )
     yield (
         "maker",
-        softplus(-network.judge(network.maker(torch.randn(len(real), 4)))).mean(),
+        softplus(
+            -network.judge(network.maker(torch.randn(len(real), 4)))
+        ).mean(),
     )
 
 
@@ -200,17 +226,29 @@ def run_in_turns(folder, stop_at=None, **changed):
 
     def counting(batch):
         step[0] += 1
-        stop.asked = step[0] == stop_at
+        stop.requested = step[0] == stop_at
         return batch
 
-    aim = Objective("", rivalry, judged, lambda network, signature: network, **changed)
+    aim = Objective(
+        "", rivalry, judged, lambda network, signature: network, **changed
+    )
     with closing(Events(folder / "events.jsonl")) as events:
         return Loop(
-            Rivals(), data(), data(1), IN_TURNS, aim, counting, folder, events, stop
+            Rivals(),
+            data(),
+            data(1),
+            IN_TURNS,
+            aim,
+            counting,
+            folder,
+            events,
+            stop,
         ).run()
 
 
-@pytest.mark.parametrize("step", [1, STEPS - 1, STEPS, STEPS + 2, STEPS * EPOCHS])
+@pytest.mark.parametrize(
+    "step", [1, STEPS - 1, STEPS, STEPS + 2, STEPS * EPOCHS]
+)
 def test_parts_trained_in_turns_resume_bit_for_bit(tmp_path, step):
     whole = run_in_turns(tmp_path / "whole")
     with pytest.raises(Interrupted):
@@ -233,7 +271,9 @@ def test_both_parts_are_trained_and_the_last_epoch_is_kept(tmp_path):
     assert len(trained.history) == EPOCHS
 
 
-def test_a_training_leaves_pictures_of_what_it_has_learnt(tmp_path, monkeypatch):
+def test_a_training_leaves_pictures_of_what_it_has_learnt(
+    tmp_path, monkeypatch
+):
     monkeypatch.setattr(loop, "PREVIEWS", 2)
     seen = []
 
@@ -243,7 +283,8 @@ def test_a_training_leaves_pictures_of_what_it_has_learnt(tmp_path, monkeypatch)
 
     run_in_turns(tmp_path, preview=preview)
     pictures = {
-        path.name: path.read_bytes() for path in (tmp_path / "pictures").iterdir()
+        path.name: path.read_bytes()
+        for path in (tmp_path / "pictures").iterdir()
     }
     assert pictures == {
         "samples-0002.png": b"picture 1",
@@ -265,20 +306,28 @@ def test_interrupted_at_any_step_it_ends_with_the_same_weights(
     interrupted(tmp_path, SETTINGS, step)
     resumed = run(tmp_path)
     assert same(resumed, undisturbed("fp32"))
-    assert without_time(resumed.history) == without_time(undisturbed("fp32").history)
+    assert without_time(resumed.history) == without_time(
+        undisturbed("fp32").history
+    )
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_every_way_of_training_resumes_bit_for_bit(tmp_path, undisturbed, way):
     settings = msgspec.structs.replace(SETTINGS, **WAYS[way])
-    step = random.Random(way).choice([n for n in range(1, STEPS * EPOCHS) if n % STEPS])
+    step = random.Random(way).choice(
+        [n for n in range(1, STEPS * EPOCHS) if n % STEPS]
+    )
     interrupted(tmp_path, settings, step)
     resumed = run(tmp_path, settings)
     assert same(resumed, undisturbed(way)), f"interrupted at step {step}"
-    assert without_time(resumed.history) == without_time(undisturbed(way).history)
+    assert without_time(resumed.history) == without_time(
+        undisturbed(way).history
+    )
 
 
-def test_interrupted_again_and_again_it_still_ends_the_same(tmp_path, undisturbed):
+def test_interrupted_again_and_again_it_still_ends_the_same(
+    tmp_path, undisturbed
+):
     for step in (2, 3, 1, 3):
         interrupted(tmp_path, SETTINGS, step)
     assert same(run(tmp_path), undisturbed("fp32"))
@@ -314,11 +363,17 @@ def test_the_weights_of_the_best_validation_are_kept(tmp_path):
     wrong = Arrays(wrong.arrays, {"label": 1 - wrong.targets["label"]})
     settings = msgspec.structs.replace(SETTINGS, epochs=6)
     trained = run(tmp_path / "all", settings, validation=wrong)
-    scores = [(row["val_accuracy"], -row["val_loss"]) for row in trained.history]
+    scores = [
+        (row["val_accuracy"], -row["val_loss"]) for row in trained.history
+    ]
     best = scores.index(max(scores))
     assert best < 5
     with torch.inference_mode():
-        guess = trained.network(torch.from_numpy(wrong.arrays["x"])).argmax(1).numpy()
+        guess = (
+            trained.network(torch.from_numpy(wrong.arrays["x"]))
+            .argmax(1)
+            .numpy()
+        )
     assert float((guess == wrong.targets["label"]).mean()) == pytest.approx(
         scores[best][0], abs=1e-4
     )
@@ -330,7 +385,9 @@ def test_it_stops_when_nothing_gets_better(tmp_path):
     wrong = Arrays(wrong.arrays, {"label": 1 - wrong.targets["label"]})
     settings = msgspec.structs.replace(SETTINGS, epochs=50, patience=2)
     trained = run(tmp_path, settings, validation=wrong)
-    scores = [(row["val_accuracy"], -row["val_loss"]) for row in trained.history]
+    scores = [
+        (row["val_accuracy"], -row["val_loss"]) for row in trained.history
+    ]
     assert len(scores) < 50
     assert scores.index(max(scores)) == len(scores) - 3
 
@@ -386,7 +443,9 @@ def test_events_are_json_lines_one_for_every_step(tmp_path):
     run(tmp_path)
     steps, epochs = events_of(tmp_path, "step"), events_of(tmp_path, "epoch")
     assert [(row["epoch"], row["step"]) for row in steps] == [
-        (epoch, step) for epoch in range(1, EPOCHS + 1) for step in range(1, STEPS + 1)
+        (epoch, step)
+        for epoch in range(1, EPOCHS + 1)
+        for step in range(1, STEPS + 1)
     ]
     assert all(
         row["steps"] == STEPS and row["epochs"] == EPOCHS and row["time"] > 0
@@ -394,7 +453,8 @@ def test_events_are_json_lines_one_for_every_step(tmp_path):
     )
     assert [row["epoch"] for row in epochs] == [1, 2, 3]
     assert all(
-        {"train_loss", "val_loss", "val_accuracy", "samples_per_second"} <= row.keys()
+        {"train_loss", "val_loss", "val_accuracy", "samples_per_second"}
+        <= row.keys()
         for row in epochs
     )
     assert epochs[-1]["train_loss"] == pytest.approx(
@@ -429,7 +489,9 @@ def test_items_of_a_batch_are_of_about_one_size_and_batches_of_any():
     orders = [
         [
             int(sizes[batch["x"].numpy()].min())
-            for batch in loop.batches(numbered, SETTINGS, epoch, STEPS, 0, "cpu", sizes)
+            for batch in loop.batches(
+                numbered, SETTINGS, epoch, STEPS, 0, "cpu", sizes
+            )
         ]
         for epoch in range(6)
     ]
@@ -471,7 +533,9 @@ def test_a_network_with_convolutions_in_space_is_trained(tmp_path):
 
 
 def test_only_kernels_of_planes_get_their_channels_last():
-    made = loop._channels_last(nn.ModuleList([nn.Conv2d(3, 4, 3), nn.Conv3d(3, 4, 3)]))
+    made = loop._channels_last(
+        nn.ModuleList([nn.Conv2d(3, 4, 3), nn.Conv3d(3, 4, 3)])
+    )
     plane, space = made[0].weight, made[1].weight
     assert plane.is_contiguous(memory_format=torch.channels_last)
     assert space.is_contiguous()

@@ -115,14 +115,18 @@ def test_a_training_on_a_table_reads_it_once(spec, events, walks):
 
 
 @pytest.mark.parametrize("task", [PICTURES, TEXTS])
-def test_an_evaluation_opens_the_files_of_its_split_alone(task, spec, events, walks):
+def test_an_evaluation_opens_the_files_of_its_split_alone(
+    task, spec, events, walks
+):
     told = spec(task)
     walks.files.clear()
     with Material(told, events, going(), ["test"]) as data:
         found = list(data.items("test"))
         assert len(found) == data.count("test") > 2
         expected = (
-            {item.name for item in found} if task == PICTURES else {"reviews.csv"}
+            {item.name for item in found}
+            if task == PICTURES
+            else {"reviews.csv"}
         )
         assert set(walks.files) == expected
         assert [item.data for item in data.rows("test", [2, 0])] == [
@@ -165,7 +169,7 @@ def test_a_file_that_changed_since_the_check_is_named(spec, events):
 def test_a_stopped_job_ends_its_walk_of_the_archive(spec, events):
     told = spec(TEXTS)
     stop = going()
-    stop.asked = True
+    stop.requested = True
     with Material(told, events, stop) as data, pytest.raises(Interrupted):
         data.sample("train", 1)
 
@@ -193,12 +197,16 @@ def test_items_come_back_as_they_were(tmp_path):
         assert list(tmp_path.iterdir()) == []  # the file has no name
 
 
-def test_only_rows_that_are_wanted_are_kept_and_what_follows_is_not_read(tmp_path):
+def test_only_rows_that_are_wanted_are_kept_and_what_follows_is_not_read(
+    tmp_path,
+):
     def walk():
         yield from list(rows())[:3]
         raise AssertionError("there is no need to go on")
 
-    with Items(walk(), np.array([False, True, True, False, False]), tmp_path) as kept:
+    with Items(
+        walk(), np.array([False, True, True, False, False]), tmp_path
+    ) as kept:
         assert (kept[1].name, kept[2].name) == ("b", "c")
         for row in (0, 3, 9):
             with pytest.raises(NotFound, match=f"row {row}"):

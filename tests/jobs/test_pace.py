@@ -15,7 +15,9 @@ from modelmill.jobs.process import Events, Interrupted
 from tests.jobs.test_loop import AIM, SETTINGS, STEPS, data, events_of, network
 
 BUDGET = 100.0
-TIMED = msgspec.structs.replace(SETTINGS, time="100s", epochs=10_000, schedule="cosine")
+TIMED = msgspec.structs.replace(
+    SETTINGS, time="100s", epochs=10_000, schedule="cosine"
+)
 
 
 class Clock:
@@ -39,7 +41,7 @@ def run(folder, settings=TIMED, step=1.0, validation=2.0, stop_at=None):
     def changed(batch):
         clock.now += step
         steps[0] += 1
-        stop.asked = steps[0] == stop_at
+        stop.requested = steps[0] == stop_at
         return batch
 
     def validate(network, batch, how):
@@ -101,7 +103,9 @@ def test_a_resumed_run_goes_on_with_what_is_left(tmp_path):
     )
     rates = [row["learning_rate"] for row in events_of(tmp_path, "step")]
     assert first == 30
-    assert rates[29] == pytest.approx(rates[30], rel=0.1), "it goes on where it was"
+    assert rates[29] == pytest.approx(rates[30], rel=0.1), (
+        "it goes on where it was"
+    )
     assert rates[-1] < 0.01 * TIMED.learning_rate
     said = [row["message"] for row in events_of(tmp_path, "stage")]
     assert any("of 100s are spent" in message for message in said)
@@ -135,7 +139,10 @@ def test_epochs_that_are_set_end_it_earlier_and_anneal_there(tmp_path):
     trained, seconds = run(tmp_path, msgspec.structs.replace(TIMED, epochs=3))
     assert len(trained.history) == 3
     assert seconds < BUDGET / 2
-    assert events_of(tmp_path, "step")[-1]["learning_rate"] < 0.05 * TIMED.learning_rate
+    assert (
+        events_of(tmp_path, "step")[-1]["learning_rate"]
+        < 0.05 * TIMED.learning_rate
+    )
 
 
 def test_it_estimates_how_many_epochs_it_will_be(tmp_path):

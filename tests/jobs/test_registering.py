@@ -58,7 +58,9 @@ def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
     upload = bomb(tmp_path, 8 << 20)
     monkeypatch.setattr(importing, "UNPACKED_BYTES", 1 << 20)
     monkeypatch.setattr(shutil, "copyfileobj", None)  # nothing may be unpacked
-    with pytest.raises(TooLarge, match=r"unpacks to 8 MiB: .* may unpack to 1 MiB"):
+    with pytest.raises(
+        TooLarge, match=r"unpacks to 8 MiB: .* may unpack to 1 MiB"
+    ):
         register(upload, tmp_path)
     assert list((tmp_path / "job").iterdir()) == []
 
@@ -70,7 +72,9 @@ def test_a_bundle_of_too_many_files_is_refused(tmp_path, monkeypatch):
     assert list((tmp_path / "job").iterdir()) == []
 
 
-def test_a_bundle_that_the_disk_has_no_room_for_is_refused(tmp_path, monkeypatch):
+def test_a_bundle_that_the_disk_has_no_room_for_is_refused(
+    tmp_path, monkeypatch
+):
     upload = bomb(tmp_path, 2 << 20)
     usage = SimpleNamespace(free=importing.FREE_BYTES + (1 << 20))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
@@ -101,7 +105,10 @@ def items(tmp_path, *labels):
 def test_a_classifier_is_made_of_the_items_of_an_index(tmp_path):
     upload, how = items(tmp_path, "ann", "bob", "ann")
     register(upload, tmp_path, **how)
-    assert bundle.open_bundle(tmp_path / "job" / "bundle").labels == ["ann", "bob"]
+    assert bundle.open_bundle(tmp_path / "job" / "bundle").labels == [
+        "ann",
+        "bob",
+    ]
 
 
 def test_a_classifier_of_one_label_is_refused_and_leaves_nothing(tmp_path):
@@ -145,7 +152,11 @@ def test_a_bare_network_gets_a_card_that_says_whether_calls_share_batches(
     axis = helper.make_tensor("axis", TensorProto.INT64, [], [0])
     value = helper.make_tensor_value_info
     graph = helper.make_graph(
-        [helper.make_node(operator, ["x", "axis"][: 1 + (operator != "Neg")], ["y"])],
+        [
+            helper.make_node(
+                operator, ["x", "axis"][: 1 + (operator != "Neg")], ["y"]
+            )
+        ],
         "g",
         [value("x", TensorProto.FLOAT, ["n", 3])],
         [value("y", TensorProto.FLOAT, ["n", 3])],
@@ -218,6 +229,11 @@ def test_no_classifier_is_made_from_vectors_of_another_engine(tmp_path):
     bundle.seal(tmp_path / "draft", manifest, tmp_path / "sealed")
     vectors, labels = np.eye(2, dtype=np.float32), np.array(["a", "b"])
     np.savez(tmp_path / "items.npz", vectors=vectors, labels=labels)
-    source = {"source": str(tmp_path / "sealed"), "k": 1, "model": "m", "index": "i"}
+    source = {
+        "source": str(tmp_path / "sealed"),
+        "k": 1,
+        "model": "m",
+        "index": "i",
+    }
     with pytest.raises(InvalidInput, match=r"from model\.onnx.*engine torch"):
         register(tmp_path / "items.npz", tmp_path, **source)

@@ -48,11 +48,15 @@ class Caller:
             f"{path}/infer", json=body(name, column, **more), headers=headers
         )
 
-    def soon(self, name: str, *column: float, **more: Any) -> "Future[httpx2.Response]":
+    def soon(
+        self, name: str, *column: float, **more: Any
+    ) -> "Future[httpx2.Response]":
         """The same, from a thread."""
         return self._threads.submit(self.now, name, *column, **more)
 
-    def add(self, name: str, one: float, other: float, **more: Any) -> httpx2.Response:
+    def add(
+        self, name: str, one: float, other: float, **more: Any
+    ) -> httpx2.Response:
         """Ask an addsub model."""
         inputs = [
             {"name": "a", "shape": [1, 1], "datatype": "FP32", "data": [one]},
@@ -62,7 +66,9 @@ class Caller:
             f"/versions/{more['version']}" if "version" in more else ""
         )
         return self._http.post(
-            f"{path}/infer", json={"inputs": inputs}, headers=more.get("headers", {})
+            f"{path}/infer",
+            json={"inputs": inputs},
+            headers=more.get("headers", {}),
         )
 
     def post(self, path: str) -> httpx2.Response:
@@ -106,7 +112,9 @@ def answer(response: httpx2.Response, output: str) -> list[float]:
     """One output of a successful answer."""
     assert response.status_code == 200, response.text
     found: list[float] = next(
-        one["data"] for one in response.json()["outputs"] if one["name"] == output
+        one["data"]
+        for one in response.json()["outputs"]
+        if one["name"] == output
     )
     return found
 
@@ -143,6 +151,8 @@ def workers(platform: Platform, name: str) -> list[int]:
     return exact
 
 
-def statuses(answers: Mapping[Any, "Future[httpx2.Response]"]) -> dict[Any, int]:
+def statuses(
+    answers: Mapping[Any, "Future[httpx2.Response]"],
+) -> dict[Any, int]:
     """The status of every answer, waiting for all."""
     return {key: future.result().status_code for key, future in answers.items()}

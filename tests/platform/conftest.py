@@ -60,7 +60,10 @@ class Platform:
             env=self._env,
         )
         until(
-            lambda: (self.home / "address").exists() or self.process.poll() is not None,
+            lambda: (
+                (self.home / "address").exists()
+                or self.process.poll() is not None
+            ),
             START_SECONDS,
         )
         assert self.process.poll() is None, self.process.communicate()[0]
@@ -88,12 +91,19 @@ class Platform:
                 continue
         return found
 
-    def run(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *arguments: str, stdin: str = ""
+    ) -> subprocess.CompletedProcess[str]:
         """A command of the CLI against this platform."""
         env = {**self._env, "MODELMILL_HOME": str(self.home)}
         command = [sys.executable, "-m", "modelmill.cli", *arguments]
         return subprocess.run(
-            command, input=stdin, capture_output=True, text=True, env=env, timeout=120
+            command,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            env=env,
+            timeout=120,
         )
 
     def stop(self, number: int = signal.SIGINT) -> str:
@@ -175,7 +185,11 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
             wait=True,
         )
     client.train(
-        "reviews", task="text-classification", data="reviews", recipe="tfidf", wait=True
+        "reviews",
+        task="text-classification",
+        data="reviews",
+        recipe="tfidf",
+        wait=True,
     )
     client.deploy("digits:1", wait=True)
     client.deploy("reviews", wait=True)
@@ -203,7 +217,9 @@ def reference_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     engine lies.
     """
     folder = tmp_path_factory.mktemp("reference")
-    platform = Platform(folder / "home", **reference.with_engine(folder / "site"))
+    platform = Platform(
+        folder / "home", **reference.with_engine(folder / "site")
+    )
     reference.bring(platform.client, folder / "made", reference.MISBEHAVING)
     for mark in (1, 2):
         platform.client.import_model(

@@ -146,7 +146,9 @@ class Http:
     async def pictures(self, key: str, number: int) -> str:
         """An image classifier, as Hugging Face clients ask."""
         colour = COLOURS[number % len(COLOURS)]
-        response = await self._post("/models/colours", key, self._pictures[colour])
+        response = await self._post(
+            "/models/colours", key, self._pictures[colour]
+        )
         if response.status_code != 200:
             return f"{response.status_code} {response.text}"
         return (
@@ -157,7 +159,12 @@ class Http:
 
     async def counts(self, key: str, number: int) -> str:
         """The model that writes down what it runs."""
-        tensor = {"name": "id", "shape": [1, 1], "datatype": "INT64", "data": [number]}
+        tensor = {
+            "name": "id",
+            "shape": [1, 1],
+            "datatype": "INT64",
+            "data": [number],
+        }
         response = await self._post(
             "/v2/models/counts/infer",
             key,
@@ -181,7 +188,11 @@ class Grpc:
         from importlib.resources import files
 
         import grpc.aio
-        from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+        from google.protobuf import (
+            descriptor_pb2,
+            descriptor_pool,
+            message_factory,
+        )
 
         described = descriptor_pb2.FileDescriptorSet.FromString(
             (files(GRPC_FILES) / "descriptors.binpb").read_bytes()
@@ -221,7 +232,9 @@ class Grpc:
             request.raw_input_contents.append(row.tobytes())
         try:
             answer = await self._infer(
-                request, timeout=60, metadata=(("authorization", f"Bearer {key}"),)
+                request,
+                timeout=60,
+                metadata=(("authorization", f"Bearer {key}"),),
             )
         except self._error as error:
             text = f"{error.code()} {error.details()}"
@@ -236,7 +249,9 @@ class Grpc:
             return text
         found = {
             out.name: np.frombuffer(raw, np.float32).reshape(out.shape)
-            for out, raw in zip(answer.outputs, answer.raw_output_contents, strict=True)
+            for out, raw in zip(
+                answer.outputs, answer.raw_output_contents, strict=True
+            )
         }
         return judge(number, answer.id, answer.model_version, found)
 

@@ -41,9 +41,16 @@ def photo(tmp_path):
     return tmp_path / "photo.png"
 
 
-def test_the_masks_of_a_segmentation_are_kept_as_files(running, photo, tmp_path):
+def test_the_masks_of_a_segmentation_are_kept_as_files(
+    running, photo, tmp_path
+):
     done = running.run(
-        "predict", "scenes", str(photo), "--out", str(tmp_path / "masks"), "--json"
+        "predict",
+        "scenes",
+        str(photo),
+        "--out",
+        str(tmp_path / "masks"),
+        "--json",
     )
     assert done.returncode == 0, done.stderr
     parts = json.loads(done.stdout)[0]["output"]
@@ -57,7 +64,9 @@ def test_the_masks_of_a_segmentation_are_kept_as_files(running, photo, tmp_path)
 
 
 def test_a_mask_goes_along_as_a_file(running, photo, tmp_path):
-    Image.fromarray(np.where(HOLE, 255, 0).astype(np.uint8)).save(tmp_path / "hole.png")
+    Image.fromarray(np.where(HOLE, 255, 0).astype(np.uint8)).save(
+        tmp_path / "hole.png"
+    )
     out = tmp_path / "out"
     done = running.run(
         "predict",
@@ -75,11 +84,17 @@ def test_a_mask_goes_along_as_a_file(running, photo, tmp_path):
 
 def test_transcriptions_have_times(running, tmp_path):
     (tmp_path / "call.wav").write_bytes(tones("abba"))
-    plain = running.run("predict", "ears", str(tmp_path / "call.wav")).stdout.split()
+    plain = running.run(
+        "predict", "ears", str(tmp_path / "call.wav")
+    ).stdout.split()
     assert plain[:2] == ["input", "text"]
     assert plain[-1] == "abba"
     timed = running.run(
-        "predict", "ears", str(tmp_path / "call.wav"), "--set", "return_timestamps=char"
+        "predict",
+        "ears",
+        str(tmp_path / "call.wav"),
+        "--set",
+        "return_timestamps=char",
     ).stdout
     rows = [line.split()[-3:] for line in timed.splitlines()]
     assert rows[0] == ["from", "to", "text"]

@@ -69,15 +69,36 @@ from tests.platform.conftest import Platform, write_digits
             "epochs=0",
         ),
         (
-            ("train", "x", "--task", "image-classification", "--data", "reviews"),
+            (
+                "train",
+                "x",
+                "--task",
+                "image-classification",
+                "--data",
+                "reviews",
+            ),
             "was added for text-classification",
         ),
         (
-            ("train", "digits", "--task", "text-classification", "--data", "reviews"),
+            (
+                "train",
+                "digits",
+                "--task",
+                "text-classification",
+                "--data",
+                "reviews",
+            ),
             "another name",
         ),
         (
-            ("train", "../x", "--task", "image-classification", "--data", "digits"),
+            (
+                "train",
+                "../x",
+                "--task",
+                "image-classification",
+                "--data",
+                "digits",
+            ),
             "not a valid name",
         ),
         (
@@ -92,7 +113,14 @@ from tests.platform.conftest import Platform, write_digits
         (("predict", "nothing", "text"), "there are: digits, reviews"),
         (("job", "999"), "unknown job"),
         (
-            ("data", "add", "y", "/no/such/folder", "--task", "image-classification"),
+            (
+                "data",
+                "add",
+                "y",
+                "/no/such/folder",
+                "--task",
+                "image-classification",
+            ),
             "no file or folder",
         ),
         (("data", "show", "digts"), "did you mean 'digits'"),
@@ -141,7 +169,11 @@ def test_every_file_of_the_request_samples_is_answered(
         (b'{"inputs": ', "application/json", "not valid JSON"),
         (b'{"wrong": 1}', "application/json", "inputs"),
         (b'{"inputs": 3}', "application/json", "base64"),
-        (b'{"inputs": "aGVsbG8="}', "application/json", "not a readable picture"),
+        (
+            b'{"inputs": "aGVsbG8="}',
+            "application/json",
+            "not a readable picture",
+        ),
     ],
 )
 def test_a_bad_picture_gets_a_400_that_says_why(
@@ -151,7 +183,9 @@ def test_a_bad_picture_gets_a_400_that_says_why(
         **platform.headers,
         **({"Content-Type": content_type} if content_type else {}),
     }
-    answer = httpx2.post(f"{platform.url}/models/digits", content=body, headers=headers)
+    answer = httpx2.post(
+        f"{platform.url}/models/digits", content=body, headers=headers
+    )
     assert answer.status_code == 400
     assert words in answer.json()["error"]
 
@@ -163,7 +197,9 @@ def test_odd_parameters_are_refused_and_the_next_call_is_answered(
     platform: Platform, value: str
 ) -> None:
     headers = {**platform.headers, "Content-Type": "application/json"}
-    body = f'{{"inputs": "lovely", "parameters": {{"top_k": {value}}}}}'.encode()
+    body = (
+        f'{{"inputs": "lovely", "parameters": {{"top_k": {value}}}}}'.encode()
+    )
     refused = httpx2.post(
         f"{platform.url}/models/reviews", content=body, headers=headers
     )
@@ -173,7 +209,12 @@ def test_odd_parameters_are_refused_and_the_next_call_is_answered(
 
 @pytest.mark.parametrize(
     "arguments",
-    [("train",), ("nonsense",), ("job", "x"), ("deploy", "a", "--replicas", "many")],
+    [
+        ("train",),
+        ("nonsense",),
+        ("job", "x"),
+        ("deploy", "a", "--replicas", "many"),
+    ],
 )
 def test_a_wrong_command_line_is_one_line_and_with_json_one_document(
     platform: Platform, arguments: tuple[str, ...]
@@ -187,7 +228,9 @@ def test_a_wrong_command_line_is_one_line_and_with_json_one_document(
 @pytest.mark.parametrize(
     "text", ["", "   ", "\ud800", "x" * 2_000_000, "\x00", "中文", "🙂" * 500]
 )
-def test_odd_texts_are_answered_or_refused(platform: Platform, text: str) -> None:
+def test_odd_texts_are_answered_or_refused(
+    platform: Platform, text: str
+) -> None:
     body = json.dumps({"inputs": text}).encode()
     headers = {**platform.headers, "Content-Type": "application/json"}
     answer = httpx2.post(
@@ -202,9 +245,9 @@ def test_no_route_but_health_answers_without_a_key(platform: Platform) -> None:
         for p in http_protocols().values()
         for route in p.ROUTES
     ]
-    admin = httpx2.get(f"{platform.url}/openapi.json", headers=platform.headers).json()[
-        "paths"
-    ]
+    admin = httpx2.get(
+        f"{platform.url}/openapi.json", headers=platform.headers
+    ).json()["paths"]
     paths += [
         (method.upper(), path, False)
         for path, methods in admin.items()
@@ -224,7 +267,9 @@ def test_no_route_but_health_answers_without_a_key(platform: Platform) -> None:
             {"Authorization": "Bearer wrong"},
             {"Authorization": "Basic !!!"},
         ):
-            answer = httpx2.request(method, platform.url + path, headers=headers)
+            answer = httpx2.request(
+                method, platform.url + path, headers=headers
+            )
             assert (answer.status_code == 401) is not public, (
                 method,
                 path,
@@ -237,7 +282,9 @@ def test_data_that_cannot_be_used_leave_no_files(
 ) -> None:
     for number in range(3):
         (tmp_path / "lone" / "cat").mkdir(parents=True, exist_ok=True)
-        Image.new("L", (9, 9), number).save(tmp_path / "lone" / "cat" / f"{number}.png")
+        Image.new("L", (9, 9), number).save(
+            tmp_path / "lone" / "cat" / f"{number}.png"
+        )
     (tmp_path / "lone" / "dog").mkdir()
     (tmp_path / "lone" / "dog" / "0.png").write_bytes(b"no picture")
     (tmp_path / "empty").mkdir()
@@ -270,7 +317,9 @@ def test_what_is_no_model_is_refused_whatever_its_name(
         done = platform.run("import", "nothing", str(tmp_path / name))
         assert done.returncode == 1
         assert "no ONNX model" in done.stderr
-        gone = platform.run("import", "nothing", str(tmp_path / f"missing-{name}"))
+        gone = platform.run(
+            "import", "nothing", str(tmp_path / f"missing-{name}")
+        )
         assert "there is no file" in gone.stderr
 
 
@@ -334,11 +383,16 @@ def test_adding_the_same_data_twice_is_the_same_and_other_data_is_refused(
     platform: Platform, tmp_path: Path
 ) -> None:
     folder = write_digits(tmp_path / "digits", 60)
-    first = platform.client.add_data("twice", folder, task="image-classification")
-    assert (
-        platform.client.add_data("twice", folder, task="image-classification") == first
+    first = platform.client.add_data(
+        "twice", folder, task="image-classification"
     )
-    (folder / "1" / "more.png").write_bytes((folder / "2" / "2.png").read_bytes())
+    assert (
+        platform.client.add_data("twice", folder, task="image-classification")
+        == first
+    )
+    (folder / "1" / "more.png").write_bytes(
+        (folder / "2" / "2.png").read_bytes()
+    )
     done = platform.run(
         "data", "add", "twice", str(folder), "--task", "image-classification"
     )
@@ -347,7 +401,9 @@ def test_adding_the_same_data_twice_is_the_same_and_other_data_is_refused(
     platform.client.remove_data("twice")
 
 
-def test_a_second_platform_on_the_same_home_is_refused(platform: Platform) -> None:
+def test_a_second_platform_on_the_same_home_is_refused(
+    platform: Platform,
+) -> None:
     done = subprocess.run(
         [
             sys.executable,

@@ -15,4 +15,6 @@ def test_the_acceptance_kit_finds_no_fault(
 ) -> None:
     found = kit.run(shared("kit"), tmp_path)
     assert [outcome for outcome in found if outcome.state == "failed"] == []
-    assert len([outcome for outcome in found if outcome.state == "passed"]) >= 50
+    assert (
+        len([outcome for outcome in found if outcome.state == "passed"]) >= 50
+    )

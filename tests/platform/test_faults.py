@@ -62,7 +62,9 @@ def train(platform: Platform, name: str) -> int:
 
 def epochs(platform: Platform, job: int) -> int:
     text = "".join(platform.client._follow(job, "events", follow=False))
-    return sum(json.loads(line)["event"] == "epoch" for line in text.splitlines())
+    return sum(
+        json.loads(line)["event"] == "epoch" for line in text.splitlines()
+    )
 
 
 def test_a_killed_worker_loses_no_call(launch, seven: Path) -> None:
@@ -91,7 +93,9 @@ def test_a_new_version_replaces_the_running_one_without_a_failed_request(
     with Load(platform, seven.read_bytes()) as load:
         for reference in ("digits:2", "digits:1", "digits:2"):
             platform.client.deploy(reference, wait=True)
-            platform.client.deploy(reference, wait=True)  # twice is the same as once
+            platform.client.deploy(
+                reference, wait=True
+            )  # twice is the same as once
         platform.client.deploy("digits:2", replicas=2, wait=True)
         platform.client.deploy("digits:2", replicas=1, wait=True)
     assert load.failures == []
@@ -99,13 +103,18 @@ def test_a_new_version_replaces_the_running_one_without_a_failed_request(
     assert platform.client.deployment("digits")["serving"] == 2
 
 
-def test_what_was_undeployed_can_be_deployed_again_at_once(launch, seven: Path) -> None:
+def test_what_was_undeployed_can_be_deployed_again_at_once(
+    launch, seven: Path
+) -> None:
     platform = launch()
     wait_ready(platform, "digits")
     for _ in range(3):
         platform.client.undeploy("digits")
         platform.client.deploy("digits:1", wait=True)
-        assert platform.client.predict("digits", seven)[0]["output"][0]["label"] == "7"
+        assert (
+            platform.client.predict("digits", seven)[0]["output"][0]["label"]
+            == "7"
+        )
 
 
 def test_a_killed_gateway_is_replaced(launch, seven: Path) -> None:
@@ -144,7 +153,12 @@ def test_a_killed_platform_goes_on_where_it_was(launch, seven: Path) -> None:
     until(lambda: epochs(platform, job) >= 2, 90)
     family = [
         platform.process.pid,
-        *(p.pid for p in psutil.Process(platform.process.pid).children(recursive=True)),
+        *(
+            p.pid
+            for p in psutil.Process(platform.process.pid).children(
+                recursive=True
+            )
+        ),
     ]
     platform.client.close()
     platform.process.kill()
@@ -155,7 +169,9 @@ def test_a_killed_platform_goes_on_where_it_was(launch, seven: Path) -> None:
     assert platform.client.wait(job)["state"] == "succeeded"
     assert "resuming at step" in "".join(platform.client.logs(job))
     wait_ready(platform, "digits")
-    assert platform.client.predict("digits", seven)[0]["output"][0]["label"] == "7"
+    assert (
+        platform.client.predict("digits", seven)[0]["output"][0]["label"] == "7"
+    )
 
 
 def alive(pid: int) -> bool:
@@ -165,12 +181,15 @@ def alive(pid: int) -> bool:
         return False
 
 
-def test_ctrl_c_leaves_nothing_running_and_the_next_start_resumes(launch) -> None:
+def test_ctrl_c_leaves_nothing_running_and_the_next_start_resumes(
+    launch,
+) -> None:
     platform = launch()
     job = train(platform, "paused")
     until(lambda: epochs(platform, job) >= 2, 90)
     family = [
-        p.pid for p in psutil.Process(platform.process.pid).children(recursive=True)
+        p.pid
+        for p in psutil.Process(platform.process.pid).children(recursive=True)
     ]
     printed = platform.stop(signal.SIGINT)
     assert platform.process.returncode == 0
@@ -190,9 +209,9 @@ def test_cancel_works_at_once_and_leaves_no_orphan(launch) -> None:
     assert "cancelled" in platform.run("cancel", str(running)).stdout
     assert time.monotonic() - started < 5
     assert not alive(pid)
-    assert {platform.client.job(number)["state"] for number in (running, waiting)} == {
-        "cancelled"
-    }
+    assert {
+        platform.client.job(number)["state"] for number in (running, waiting)
+    } == {"cancelled"}
     assert platform.run("cancel", str(running)).returncode == 1
 
 
@@ -217,7 +236,14 @@ def test_a_failed_job_says_why_in_one_line(launch) -> None:
 def test_a_changed_model_file_is_never_served(launch) -> None:
     platform = launch()
     digest = platform.client.model("digits:2")["digest"]
-    path = platform.home / "artifacts" / "sha256" / digest[:2] / digest / "model.onnx"
+    path = (
+        platform.home
+        / "artifacts"
+        / "sha256"
+        / digest[:2]
+        / digest
+        / "model.onnx"
+    )
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
@@ -230,7 +256,9 @@ def test_a_changed_model_file_is_never_served(launch) -> None:
     )  # the old version goes on
 
 
-def test_a_database_of_a_newer_version_is_refused(launch, tmp_path: Path) -> None:
+def test_a_database_of_a_newer_version_is_refused(
+    launch, tmp_path: Path
+) -> None:
     import sqlite3
 
     platform = launch()
@@ -268,7 +296,9 @@ def test_a_full_disk_is_named_and_predictions_go_on(
     prepared: Path, small_disk: Path, seven: Path
 ) -> None:
     home = small_disk / "home"
-    shutil.copytree(prepared, home, ignore=shutil.ignore_patterns("cache", "jobs"))
+    shutil.copytree(
+        prepared, home, ignore=shutil.ignore_patterns("cache", "jobs")
+    )
     platform = Platform(home, MODELMILL_LIMITS__FREE_BYTES="1000000")
     try:
         wait_ready(platform, "digits")
@@ -276,7 +306,10 @@ def test_a_full_disk_is_named_and_predictions_go_on(
         with pytest.raises(OSError, match="No space"):
             fill(small_disk / "filler")
         until(lambda: httpx2.get(f"{platform.url}/readyz").status_code == 503)
-        assert platform.client.predict("digits", seven)[0]["output"][0]["label"] == "7"
+        assert (
+            platform.client.predict("digits", seven)[0]["output"][0]["label"]
+            == "7"
+        )
         done = platform.run(
             "data",
             "add",

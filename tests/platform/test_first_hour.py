@@ -43,12 +43,20 @@ def test_a_folder_of_texts_becomes_an_endpoint_by_five_commands(
         "--json",
     )
     job = json.loads(trained.stdout)
-    assert (job["state"], job["model"], job["version"]) == ("succeeded", "films", 1)
+    assert (job["state"], job["model"], job["version"]) == (
+        "succeeded",
+        "films",
+        1,
+    )
     assert job["metrics"]["accuracy"] > 0.9
     assert platform.run("deploy", "films", "--wait").returncode == 0
     rows = json.loads(
         platform.run(
-            "predict", "films", "lovely funny warm", "dull boring weak", "--json"
+            "predict",
+            "films",
+            "lovely funny warm",
+            "dull boring weak",
+            "--json",
         ).stdout
     )
     assert [row["output"][0]["label"] for row in rows] == ["good", "bad"]
@@ -66,15 +74,20 @@ def test_a_version_says_where_it_came_from(platform: Platform) -> None:
     )
     assert version["metrics"]["accuracy"] > 0.85
     assert re.fullmatch("[0-9a-f]{64}", version["files"]["model.safetensors"])
-    assert {"model.onnx", "README.md", "golden.json", "pictures/curves.png"} <= version[
-        "files"
-    ].keys()
+    assert {
+        "model.onnx",
+        "README.md",
+        "golden.json",
+        "pictures/curves.png",
+    } <= version["files"].keys()
     lineage = version["lineage"]
     assert lineage["settings"]["seed"] == lineage["seed"] == 1
     assert lineage["data_digest"] == platform.client.dataset("digits")["digest"]
 
 
-def test_what_is_left_open_is_chosen_by_the_data_and_said_in_the_log(launch) -> None:
+def test_what_is_left_open_is_chosen_by_the_data_and_said_in_the_log(
+    launch,
+) -> None:
     platform = launch()
     job = platform.client.train(
         "chosen",
@@ -92,21 +105,30 @@ def test_what_is_left_open_is_chosen_by_the_data_and_said_in_the_log(launch) -> 
     assert (settings["epochs"], settings["batch_size"]) == (1, 32)
 
 
-def test_the_model_card_and_the_pictures_can_be_fetched(platform: Platform) -> None:
+def test_the_model_card_and_the_pictures_can_be_fetched(
+    platform: Platform,
+) -> None:
     base = f"{platform.url}/api/v1/models/digits:1/files"
     card = httpx2.get(f"{base}/README.md", headers=platform.headers).text
     assert "pipeline_tag: image-classification" in card
-    picture = httpx2.get(f"{base}/pictures/confusion.png", headers=platform.headers)
+    picture = httpx2.get(
+        f"{base}/pictures/confusion.png", headers=platform.headers
+    )
     assert picture.content[:4] == b"\x89PNG"
     assert (
-        httpx2.get(f"{base}/..%2f..%2fadmin.key", headers=platform.headers).status_code
+        httpx2.get(
+            f"{base}/..%2f..%2fadmin.key", headers=platform.headers
+        ).status_code
         == 404
     )
 
 
 def test_aliases_move_and_can_be_evaluated(platform: Platform) -> None:
     for version in (1, 2):
-        assert platform.run("alias", f"digits:{version}", "champion").returncode == 0
+        assert (
+            platform.run("alias", f"digits:{version}", "champion").returncode
+            == 0
+        )
         assert platform.client.model("digits@champion")["version"] == version
     done = platform.run(
         "evaluate",
@@ -124,7 +146,9 @@ def test_aliases_move_and_can_be_evaluated(platform: Platform) -> None:
     )
 
 
-def test_what_training_measured_is_what_serving_answers(platform: Platform) -> None:
+def test_what_training_measured_is_what_serving_answers(
+    platform: Platform,
+) -> None:
     job = platform.client.evaluate("digits:1", data="digits", wait=True)
     recorded = platform.client.model("digits:1")["metrics"]
     assert job["metrics"]["accuracy"] == pytest.approx(recorded["accuracy"])
@@ -139,11 +163,17 @@ def test_the_sdk_predicts_files_bytes_and_texts(
         assert by_path["output"] == by_bytes["output"]
         assert by_path["output"][0]["label"] == "7"
         assert (
-            len(client.predict("digits", seven, parameters={"top_k": 3})[0]["output"])
+            len(
+                client.predict("digits", seven, parameters={"top_k": 3})[0][
+                    "output"
+                ]
+            )
             == 3
         )
         assert (
-            client.predict("reviews", "superb and moving")[0]["output"][0]["label"]
+            client.predict("reviews", "superb and moving")[0]["output"][0][
+                "label"
+            ]
             == "good"
         )
 
@@ -171,8 +201,12 @@ def test_v2_takes_json_and_binary_tensors_alike(
     platform: Platform, seven: Path
 ) -> None:
     base = f"{platform.url}/v2/models/digits"
-    assert httpx2.get(f"{base}/ready", headers=platform.headers).status_code == 200
-    signature = httpx2.get(f"{base}/versions/1", headers=platform.headers).json()
+    assert (
+        httpx2.get(f"{base}/ready", headers=platform.headers).status_code == 200
+    )
+    signature = httpx2.get(
+        f"{base}/versions/1", headers=platform.headers
+    ).json()
     assert signature["inputs"] == [
         {"name": "image", "datatype": "UINT8", "shape": [-1, 8, 8, 1]}
     ]
@@ -190,7 +224,10 @@ def test_v2_takes_json_and_binary_tensors_alike(
     answer = httpx2.post(
         f"{base}/infer",
         content=text + pixels.tobytes(),
-        headers={**platform.headers, "Inference-Header-Content-Length": str(len(text))},
+        headers={
+            **platform.headers,
+            "Inference-Header-Content-Length": str(len(text)),
+        },
     )
     size = int(answer.headers["Inference-Header-Content-Length"])
     scores = struct.unpack("<10f", answer.content[size:])
@@ -199,11 +236,15 @@ def test_v2_takes_json_and_binary_tensors_alike(
     assert int(np.argmax(scores)) == 7
 
 
-def test_logs_metrics_and_catalogue_are_there(platform: Platform, seven: Path) -> None:
+def test_logs_metrics_and_catalogue_are_there(
+    platform: Platform, seven: Path
+) -> None:
     platform.client.predict("digits", seven)
     job = next(job for job in platform.client.jobs() if job["kind"] == "train")
     assert "evaluating" in platform.run("logs", str(job["job"])).stdout
-    events = "".join(platform.client._follow(job["job"], "events", follow=False))
+    events = "".join(
+        platform.client._follow(job["job"], "events", follow=False)
+    )
     assert {json.loads(line)["event"] for line in events.splitlines()} >= {
         "stage",
         "end",
@@ -214,7 +255,8 @@ def test_logs_metrics_and_catalogue_are_there(platform: Platform, seven: Path) -
         text,
     )
     names = [
-        task["name"] for task in json.loads(platform.run("tasks", "--json").stdout)
+        task["name"]
+        for task in json.loads(platform.run("tasks", "--json").stdout)
     ]
     assert {
         "image-classification",
@@ -224,7 +266,11 @@ def test_logs_metrics_and_catalogue_are_there(platform: Platform, seven: Path) -
     recipes = json.loads(
         platform.run("recipes", "image-classification", "--json").stdout
     )
-    assert {recipe["name"] for recipe in recipes} == {"cnn", "hog-svm", "resnet"}
+    assert {recipe["name"] for recipe in recipes} == {
+        "cnn",
+        "hog-svm",
+        "resnet",
+    }
 
 
 def test_the_admin_api_describes_itself_without_fetching_from_outside(
@@ -236,14 +282,16 @@ def test_the_admin_api_describes_itself_without_fetching_from_outside(
     script = re.search(r'src="(/docs/assets/[^"]+\.js)"', basic.text)
     assert script is not None
     assert (
-        httpx2.get(platform.url + script[1], headers=platform.headers).status_code
+        httpx2.get(
+            platform.url + script[1], headers=platform.headers
+        ).status_code
         == 200
     )
     assert (
         "/api/v1/train"
-        in httpx2.get(f"{platform.url}/openapi.json", headers=platform.headers).json()[
-            "paths"
-        ]
+        in httpx2.get(
+            f"{platform.url}/openapi.json", headers=platform.headers
+        ).json()["paths"]
     )
 
 
@@ -254,7 +302,8 @@ def test_only_its_owner_can_read_the_admin_key_and_the_database_holds_a_hash(
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     key = path.read_bytes().strip()
     assert all(
-        key not in file.read_bytes() for file in platform.home.glob("modelmill.db*")
+        key not in file.read_bytes()
+        for file in platform.home.glob("modelmill.db*")
     )
 
 

@@ -58,20 +58,33 @@ def test_a_folder_is_enrolled_and_pictures_are_recognised_over_the_command_line(
 ):
     query = tmp_path / "query.png"
     query.write_bytes(near(RIGHT, 5))
-    assert running.run("index", "create", "toys", "--model", "pixels").returncode == 0
+    assert (
+        running.run("index", "create", "toys", "--model", "pixels").returncode
+        == 0
+    )
     added = running.run(
-        "index", "add", "toys", str(pictures), "--metadata", '{"shelf": 3}', "--json"
+        "index",
+        "add",
+        "toys",
+        str(pictures),
+        "--metadata",
+        '{"shelf": 3}',
+        "--json",
     )
     assert json.loads(added.stdout) == {"ids": [1, 2, 3, 4, 5, 6]}
     found = json.loads(
-        running.run("index", "search", "toys", str(query), "-k", "3", "--json").stdout
+        running.run(
+            "index", "search", "toys", str(query), "-k", "3", "--json"
+        ).stdout
     )
     assert [hit["label"] for hit in found] == ["right"] * 3
     assert found[0]["id"] == 4
     assert found[0]["metadata"] == {"shelf": 3}
     assert found[0]["score"] > found[1]["score"] > 0.9
     assert "right" in running.run("index", "search", "toys", str(query)).stdout
-    assert running.run("index", "remove", "toys", "4").stdout == "removed 1 item\n"
+    assert (
+        running.run("index", "remove", "toys", "4").stdout == "removed 1 item\n"
+    )
     assert (
         running.run("index", "remove", "toys", "--label", "left").stdout
         == "removed 3 items\n"
@@ -79,7 +92,9 @@ def test_a_folder_is_enrolled_and_pictures_are_recognised_over_the_command_line(
     assert "toys" in running.run("index", "list").stdout
     assert [
         row["id"]
-        for row in json.loads(running.run("index", "list", "toys", "--json").stdout)
+        for row in json.loads(
+            running.run("index", "list", "toys", "--json").stdout
+        )
     ] == [5, 6]
     assert running.run("index", "delete", "toys").returncode == 0
     gone = running.run("index", "search", "toys", str(query))
@@ -92,7 +107,9 @@ def test_a_data_set_is_enrolled_as_it_is(running, shapes, tmp_path):
         archive.writestr("set/README.md", "Pictures of two kinds.")
         for split, by in (("train", 10), ("train", 20), ("test", 30)):
             for label, pixels in (("left", LEFT), ("right", RIGHT)):
-                archive.writestr(f"set/{split}/{label}/{by}.png", near(pixels, by))
+                archive.writestr(
+                    f"set/{split}/{label}/{by}.png", near(pixels, by)
+                )
     assert len(running.client.add_to_index(shapes, tmp_path / "set.zip")) == 6
     assert running.client.index(shapes)["labels"] == {"left": 3, "right": 3}
 
@@ -100,7 +117,9 @@ def test_a_data_set_is_enrolled_as_it_is(running, shapes, tmp_path):
 @pytest.mark.parametrize(
     "data", [b"PK\x03\x04 and nothing else", b"PK\x05\x06" + bytes(18)]
 )
-def test_a_zip_that_holds_nothing_to_read_is_refused(running, shapes, tmp_path, data):
+def test_a_zip_that_holds_nothing_to_read_is_refused(
+    running, shapes, tmp_path, data
+):
     (tmp_path / "set.zip").write_bytes(data)
     with pytest.raises(InvalidInput, match=r"set\.zip"):
         running.client.add_to_index(shapes, tmp_path / "set.zip")
@@ -118,7 +137,9 @@ def test_what_one_gateway_has_answered_all_of_them_find(running, shapes):
         )
         assert made.status_code == 201
         found = httpx2.post(
-            f"{url}/search?k=1", content=near(TOP, number), headers=running.headers
+            f"{url}/search?k=1",
+            content=near(TOP, number),
+            headers=running.headers,
         )
         assert found.json()[0]["score"] == pytest.approx(1, abs=1e-5)
         assert found.json()[0]["id"] <= made.json()["ids"][0] == number + 1
@@ -130,7 +151,8 @@ def test_a_vector_is_answered_by_every_protocol(running, tmp_path):
     path.write_bytes(picture)
     answer = running.client.predict("eyes", path)[0]["output"]
     assert answer == pytest.approx(
-        np.array([241, 241, 11, 11]) / np.linalg.norm([241, 241, 11, 11]), abs=1e-5
+        np.array([241, 241, 11, 11]) / np.linalg.norm([241, 241, 11, 11]),
+        abs=1e-5,
     )
     assert (
         "[0.706, 0.706, 0.032, 0.032]"
@@ -140,7 +162,9 @@ def test_a_vector_is_answered_by_every_protocol(running, tmp_path):
     url, headers = running.url, running.headers
     raw = {"name": "image", "datatype": "BYTES", "shape": [1], "data": data}
     body = {"inputs": [raw], "outputs": [{"name": "answer"}]}
-    told = httpx2.post(f"{url}/v2/models/eyes/infer", json=body, headers=headers).json()
+    told = httpx2.post(
+        f"{url}/v2/models/eyes/infer", json=body, headers=headers
+    ).json()
     assert json.loads(told["outputs"][0]["data"][0]) == answer
     pixels = {
         "name": "image",
@@ -149,7 +173,9 @@ def test_a_vector_is_answered_by_every_protocol(running, tmp_path):
         "data": [240, 240, 10, 10],
     }
     told = httpx2.post(
-        f"{url}/v2/models/eyes/infer", json={"inputs": [pixels]}, headers=headers
+        f"{url}/v2/models/eyes/infer",
+        json={"inputs": [pixels]},
+        headers=headers,
     ).json()
     assert told["outputs"][0]["name"] == "embedding"
     assert told["outputs"][0]["data"] == pytest.approx(answer, abs=1e-5)
@@ -162,14 +188,20 @@ def test_a_vector_is_answered_by_every_protocol(running, tmp_path):
 
 def test_a_file_that_is_refused_is_named(running, shapes, pictures):
     (pictures / "left" / "notes.txt").write_text("not a picture")
-    with pytest.raises(InvalidInput, match=r"left/notes\.txt: not a readable picture"):
+    with pytest.raises(
+        InvalidInput, match=r"left/notes\.txt: not a readable picture"
+    ):
         running.client.add_to_index(shapes, pictures)
-    with pytest.raises(InvalidInput, match=r"left/notes\.txt: not a readable picture"):
+    with pytest.raises(
+        InvalidInput, match=r"left/notes\.txt: not a readable picture"
+    ):
         running.client.add_to_index(shapes, pictures / "left" / "notes.txt")
     assert running.client.index(shapes)["items"] == 0
 
 
-def test_a_file_that_can_not_be_read_is_left_out_and_named(running, shapes, pictures):
+def test_a_file_that_can_not_be_read_is_left_out_and_named(
+    running, shapes, pictures
+):
     (pictures / "left" / "a.png").write_bytes(b"not a picture")
     added = running.run("index", "add", shapes, str(pictures))
     assert added.returncode == 0
@@ -212,8 +244,13 @@ def test_an_empty_index_says_how_items_are_added(running, shapes, tmp_path):
     assert how in running.run("index", "list", shapes).stdout
     refused = running.run("index", "deploy", shapes, "--as", "who")
     assert refused.returncode == 1
-    assert f"is empty: add items with `modelmill index add {shapes} " in refused.stderr
-    assert json.loads(running.run("--json", "index", "list", shapes).stdout) == []
+    assert (
+        f"is empty: add items with `modelmill index add {shapes} "
+        in refused.stderr
+    )
+    assert (
+        json.loads(running.run("--json", "index", "list", shapes).stdout) == []
+    )
 
 
 def test_items_that_are_not_base64_are_left_out_too(running, shapes):
@@ -261,7 +298,9 @@ def test_an_index_is_deployed_as_a_classifier_and_again_after_items_were_added(
     client.add_to_index(shapes, near(TOP, 1), near(TOP, 2), label="top")
     row = client.deploy_index(shapes, "sides", wait=True)
     assert (row["version"], row["task"]) == (2, "image-classification")
-    assert client.predict("sides", near(TOP, 3))[0]["output"][0]["label"] == "top"
+    assert (
+        client.predict("sides", near(TOP, 3))[0]["output"][0]["label"] == "top"
+    )
     assert client.model("sides:2")["lineage"]["settings"] == {
         "k": 5,
         "model": "pixels:1",
@@ -308,7 +347,9 @@ def test_what_is_wrong_is_said(running, shapes):
         client.create_index("other", "nothing")
     client.deploy("pixels", name="spare", wait=True)
     client.undeploy("eyes")
-    client.add_to_index(shapes, near(LEFT, 1))  # any deployment of the version will do
+    client.add_to_index(
+        shapes, near(LEFT, 1)
+    )  # any deployment of the version will do
     client.deploy("pixels", name="eyes", wait=True)
     client.undeploy("spare")
 
@@ -327,9 +368,15 @@ def test_nothing_that_was_answered_is_lost_when_the_gateways_are_killed(
     running.start()
     running.client.deploy("pixels", name="eyes", wait=True)
     assert running.client.index("kept")["items"] == len(ids) == 6
-    assert running.client.search_index("kept", near(LEFT, 9))[0]["label"] == "left"
+    assert (
+        running.client.search_index("kept", near(LEFT, 9))[0]["label"] == "left"
+    )
     running.client.undeploy("eyes")
-    until(lambda: "pixels:1, which is not deployed" in said_by_search(running.client))
+    until(
+        lambda: (
+            "pixels:1, which is not deployed" in said_by_search(running.client)
+        )
+    )
 
 
 def said_by_search(client):

@@ -28,7 +28,10 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
 
 def knows(platform: Platform, key: str) -> bool:
     headers = {"Authorization": f"Bearer {key}"}
-    return httpx2.get(f"{platform.url}/v1/models", headers=headers).status_code == 200
+    return (
+        httpx2.get(f"{platform.url}/v1/models", headers=headers).status_code
+        == 200
+    )
 
 
 def test_a_key_is_made_listed_and_removed_by_commands(empty: Platform) -> None:
@@ -44,7 +47,10 @@ def test_a_key_is_made_listed_and_removed_by_commands(empty: Platform) -> None:
         for row in json.loads(empty.run("key", "list", "--json").stdout)
     }
     assert rows.keys() == {"admin", "web-shop"}
-    assert rows["web-shop"].items() >= {"role": "user", "rate": 2.5, "burst": 3}.items()
+    assert (
+        rows["web-shop"].items()
+        >= {"role": "user", "rate": 2.5, "burst": 3}.items()
+    )
     assert "key" not in rows["web-shop"]
     assert empty.run("key", "remove", "web-shop").stdout == "removed web-shop\n"
     until(lambda: not knows(empty, key))
@@ -128,10 +134,16 @@ def test_a_name_is_taken_once(empty: Platform) -> None:
         ({"name": "../x"}, "not a valid name"),
         ({"name": "a b"}, "not a valid name"),
         ({"name": "x" * 65}, "not a valid name"),
-        ({"name": "x", "role": "root"}, "role: input should be 'admin' or 'user'"),
+        (
+            {"name": "x", "role": "root"},
+            "role: input should be 'admin' or 'user'",
+        ),
         ({"name": "x", "rate": -1}, "rate: input should be greater"),
         ({"name": "x", "rate": 1e9}, "rate: input should be less"),
-        ({"name": "x", "rate": 1, "burst": -1}, "burst: input should be greater"),
+        (
+            {"name": "x", "rate": 1, "burst": -1},
+            "burst: input should be greater",
+        ),
         ({"name": "x", "burst": 5}, "give a rate too"),
     ],
 )
@@ -146,7 +158,12 @@ def test_what_makes_no_sense_is_refused(
 
 def test_a_key_is_never_cached_on_its_way(empty: Platform) -> None:
     made = httpx2.post(
-        f"{empty.url}/api/v1/keys", json={"name": "fresh"}, headers=empty.headers
+        f"{empty.url}/api/v1/keys",
+        json={"name": "fresh"},
+        headers=empty.headers,
     )
-    assert (made.status_code, made.headers["cache-control"]) == (201, "no-store")
+    assert (made.status_code, made.headers["cache-control"]) == (
+        201,
+        "no-store",
+    )
     empty.client.remove_key("fresh")

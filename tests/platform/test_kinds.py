@@ -42,7 +42,8 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     folder = tmp_path_factory.mktemp("extended")
     paths = [str(install(folder / "site")), os.environ.get("PYTHONPATH", "")]
     running = Platform(
-        folder / "home", PYTHONPATH=os.pathsep.join(path for path in paths if path)
+        folder / "home",
+        PYTHONPATH=os.pathsep.join(path for path in paths if path),
     )
     write_reviews(folder / "reviews")
     asked = {"name": "reviews", "task": "text-classification"}
@@ -105,11 +106,23 @@ def test_the_command_line_takes_its_fields(extended: Platform) -> None:
 
 def test_kinds_are_listed_with_their_fields(extended: Platform) -> None:
     kinds = {row["name"]: row for row in extended.client.kinds()}
-    assert {"train", "evaluate", "import", "register", "lengths"} <= kinds.keys()
+    assert {
+        "train",
+        "evaluate",
+        "import",
+        "register",
+        "lengths",
+    } <= kinds.keys()
     assert kinds["lengths"]["file"] == ""
     assert "zip" in kinds["import"]["file"]
     shown = extended.run("kinds", "lengths").stdout
-    for said in ("Measure how long", "most", "items to look at", "1000", "(needed)"):
+    for said in (
+        "Measure how long",
+        "most",
+        "items to look at",
+        "1000",
+        "(needed)",
+    ):
         assert said in shown
     missing = extended.run("kinds", "widths")
     assert missing.returncode == 1
@@ -117,9 +130,9 @@ def test_kinds_are_listed_with_their_fields(extended: Platform) -> None:
 
 
 def test_openapi_says_what_may_be_requested(extended: Platform) -> None:
-    paths = httpx2.get(f"{extended.url}/openapi.json", headers=extended.headers).json()[
-        "paths"
-    ]
+    paths = httpx2.get(
+        f"{extended.url}/openapi.json", headers=extended.headers
+    ).json()["paths"]
     operation = paths["/api/v1/jobs/lengths"]["post"]
     schema = operation["requestBody"]["content"]["application/json"]["schema"]
     assert schema["required"] == ["data"]
@@ -129,7 +142,10 @@ def test_openapi_says_what_may_be_requested(extended: Platform) -> None:
         for one in paths["/api/v1/jobs/import"]["post"]["parameters"]
         if one["name"] == "request"
     ]
-    assert "name" in parameter["content"]["application/json"]["schema"]["properties"]
+    assert (
+        "name"
+        in parameter["content"]["application/json"]["schema"]["properties"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -142,8 +158,18 @@ def test_openapi_says_what_may_be_requested(extended: Platform) -> None:
             InvalidInput,
             "most: expected `int` >= 1",
         ),
-        ("lengths", {"data": "x", "split": "all"}, InvalidInput, "split: invalid enum"),
-        ("lengths", {"data": "x", "mosst": 1}, InvalidInput, "did you mean 'most'"),
+        (
+            "lengths",
+            {"data": "x", "split": "all"},
+            InvalidInput,
+            "split: invalid enum",
+        ),
+        (
+            "lengths",
+            {"data": "x", "mosst": 1},
+            InvalidInput,
+            "did you mean 'most'",
+        ),
         ("lengths", {"data": "pets"}, NotFound, "unknown data set 'pets'"),
         ("widths", {}, NotFound, "unknown kind of jobs 'widths'"),
         ("import", {"name": "a"}, InvalidInput, "request is a JSON object"),

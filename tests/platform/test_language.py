@@ -17,9 +17,17 @@ from tests.reference.graphs import addsub
 
 pytestmark = [
     pytest.mark.xdist_group("language"),  # its platform is made once
-    pytest.mark.timeout(600),  # it trains several models, on cores that others use too
+    pytest.mark.timeout(
+        600
+    ),  # it trains several models, on cores that others use too
 ]
-SMALL = {"width": "32", "layers": "1", "heads": "2", "epochs": "2", "batch_size": "16"}
+SMALL = {
+    "width": "32",
+    "layers": "1",
+    "heads": "2",
+    "epochs": "2",
+    "batch_size": "16",
+}
 
 EXACT = {"ema": "0", "dropout": "0", "label_smoothing": "0"}
 SURE = {
@@ -57,7 +65,9 @@ def running(tmp_path_factory):
     try:
         client = platform.client
         client.add_data(
-            "reviews", text_table(folder / "reviews"), task="text-classification"
+            "reviews",
+            text_table(folder / "reviews"),
+            task="text-classification",
         )
         client.add_data(
             "colours", pairs_table(folder / "colours", 150), task="translation"
@@ -66,7 +76,11 @@ def running(tmp_path_factory):
             "words", task="fill-mask", data="reviews", settings=SMALL, wait=True
         )
         client.train(
-            "german", task="translation", data="colours", settings=SURE, wait=True
+            "german",
+            task="translation",
+            data="colours",
+            settings=SURE,
+            wait=True,
         )
         client.add_data(
             "rooms", questions(folder / "rooms", 300), task="question-answering"
@@ -79,7 +93,11 @@ def running(tmp_path_factory):
             wait=True,
         )
         client.train(
-            "means", task="feature-extraction", data="colours", settings=NEAR, wait=True
+            "means",
+            task="feature-extraction",
+            data="colours",
+            settings=NEAR,
+            wait=True,
         )
         client.import_model("plain", addsub(folder / "addsub.onnx"))
         for name in ("words", "german", "asks", "means"):
@@ -133,7 +151,9 @@ def test_a_task_starts_from_what_was_learnt_of_the_language(running):
         "fill-mask",
         "reviews",
     )
-    assert "words:1 (fill-mask on reviews)" in running.run("model", "mood").stdout
+    assert (
+        "words:1 (fill-mask on reviews)" in running.run("model", "mood").stdout
+    )
     again = running.client.train(
         "mood",
         task="text-classification",
@@ -142,7 +162,10 @@ def test_a_task_starts_from_what_was_learnt_of_the_language(running):
         settings={"epochs": 1},
         wait=True,
     )
-    assert (again["recipe"], again["settings"]["from"]) == ("transformer", "mood:1")
+    assert (again["recipe"], again["settings"]["from"]) == (
+        "transformer",
+        "mood:1",
+    )
 
 
 @pytest.mark.parametrize(
@@ -150,7 +173,11 @@ def test_a_task_starts_from_what_was_learnt_of_the_language(running):
     [
         ({"base": "nobody"}, NotFound, "unknown model 'nobody'"),
         ({"base": "words:9"}, NotFound, "no version 9"),
-        ({"base": "plain"}, InvalidInput, "plain:1 has no weights to start from"),
+        (
+            {"base": "plain"},
+            InvalidInput,
+            "plain:1 has no weights to start from",
+        ),
         (
             {"base": "words"},
             InvalidInput,
@@ -203,7 +230,9 @@ def test_sentences_are_translated(running, hub):
         "white black", generate_parameters={"num_beams": 2, "max_new_tokens": 5}
     )
     assert packed.translation_text == "weiss schwarz"
-    rows = json.loads(running.run("predict", "german", "red white", "--json").stdout)
+    rows = json.loads(
+        running.run("predict", "german", "red white", "--json").stdout
+    )
     assert rows[0]["output"]["translation_text"] == "rot weiss"
     assert "rot weiss" in running.run("predict", "german", "red white").stdout
 
@@ -236,23 +265,31 @@ def test_a_version_shows_what_it_translates_and_how_that_was_measured(running):
     assert metrics["bleu_signature"] in shown
     assert metrics["samples"][0]["sentence"] in shown
     card = httpx2.get(
-        f"{running.url}/api/v1/models/german:1/files/README.md", headers=running.headers
+        f"{running.url}/api/v1/models/german:1/files/README.md",
+        headers=running.headers,
     ).text
     assert f"| bleu_signature | `{metrics['bleu_signature']}` |" in card
     assert f"| {metrics['samples'][0]['sentence']} |" in card
 
 
 def test_a_translation_gives_its_attention(running):
-    body = {"inputs": "red white", "parameters": {"attention": True, "num_beams": 1}}
+    body = {
+        "inputs": "red white",
+        "parameters": {"attention": True, "num_beams": 1},
+    }
     (found,) = httpx2.post(
         f"{running.url}/models/german", json=body, headers=running.headers
     ).json()
     assert len(found["attention"]) == len(found["target_tokens"])
-    assert all(sum(row) == pytest.approx(1, abs=0.05) for row in found["attention"])
+    assert all(
+        sum(row) == pytest.approx(1, abs=0.05) for row in found["attention"]
+    )
 
 
 def test_questions_are_answered_over_every_protocol(running, hub):
-    found = hub("asks").question_answering(question="Who has the key?", context=ROOM)
+    found = hub("asks").question_answering(
+        question="Who has the key?", context=ROOM
+    )
     assert (found.answer, ROOM[found.start : found.end]) == ("Eve", "Eve")
     assert 0 < found.score <= 1
     asked = {"question": "Who has the hat?", "context": ROOM}
@@ -260,7 +297,9 @@ def test_questions_are_answered_over_every_protocol(running, hub):
         running.run("predict", "asks", json.dumps(asked), "--json").stdout
     )
     assert rows[0]["output"]["answer"] == "Bob"
-    shown = running.run("predict", "asks", json.dumps(asked)).stdout.splitlines()
+    shown = running.run(
+        "predict", "asks", json.dumps(asked)
+    ).stdout.splitlines()
     assert shown[0].split() == ["input", "answer", "score"]
     assert shown[1].split()[-2] == "Bob"
     tensor = {
@@ -271,7 +310,9 @@ def test_questions_are_answered_over_every_protocol(running, hub):
     }
     body = {"inputs": [tensor], "outputs": [{"name": "answer"}]}
     reply = httpx2.post(
-        f"{running.url}/v2/models/asks/infer", json=body, headers=running.headers
+        f"{running.url}/v2/models/asks/infer",
+        json=body,
+        headers=running.headers,
     ).json()
     assert json.loads(reply["outputs"][0]["data"][0])["answer"] == "Bob"
     body = {"inputs": asked, "parameters": {"top_k": 3}}
@@ -282,22 +323,31 @@ def test_questions_are_answered_over_every_protocol(running, hub):
     assert running.client.model("asks")["metrics"]["f1"] > 0.6
     far = f"{ROOM} {'Nobody has the map. ' * 90}"  # of another length than those that were measured
     assert (
-        hub("asks").question_answering(question="Who has the key?", context=far).answer
+        hub("asks")
+        .question_answering(question="Who has the key?", context=far)
+        .answer
     )
 
 
 def test_a_sentence_lies_near_its_translation(running, hub):
     metrics = running.client.model("means")["metrics"]
     assert metrics["recall_at_1"] > 0.5
-    with OpenAI(base_url=f"{running.url}/v1", api_key=running.client.key) as client:
+    with OpenAI(
+        base_url=f"{running.url}/v1", api_key=running.client.key
+    ) as client:
         found = client.embeddings.create(
-            model="means", input=["red blue", "rot blau", "weiss gruen"], dimensions=16
+            model="means",
+            input=["red blue", "rot blau", "weiss gruen"],
+            dimensions=16,
         )
     near, far = (
-        np.dot(found.data[0].embedding, found.data[other].embedding) for other in (1, 2)
+        np.dot(found.data[0].embedding, found.data[other].embedding)
+        for other in (1, 2)
     )
     assert near > far
-    same = hub("means").sentence_similarity("red blue", ["rot blau", "weiss gruen"])
+    same = hub("means").sentence_similarity(
+        "red blue", ["rot blau", "weiss gruen"]
+    )
     assert same == pytest.approx([near, far], abs=1e-5)
     assert "[" in running.run("predict", "means", "red blue").stdout
 
@@ -316,16 +366,23 @@ def test_texts_are_searched_by_meaning_and_sorted_by_their_neighbours(
             path.parent.mkdir(exist_ok=True)
             path.write_text(text)
     client.add_to_index("sayings", tmp_path)
-    assert client.search_index("sayings", text="red red", k=1)[0]["label"] == "warm"
+    assert (
+        client.search_index("sayings", text="red red", k=1)[0]["label"]
+        == "warm"
+    )
     assert (
         "cold"
         in running.run(
             "index", "search", "sayings", "--text", "blue blue", "-k", "1"
         ).stdout
     )
-    assert "a file, or --text" in running.run("index", "search", "sayings").stderr
+    assert (
+        "a file, or --text" in running.run("index", "search", "sayings").stderr
+    )
     client.deploy_index("sayings", "temper", k=1, wait=True)
-    assert client.predict("temper", "blue blue")[0]["output"][0]["label"] == "cold"
+    assert (
+        client.predict("temper", "blue blue")[0]["output"][0]["label"] == "cold"
+    )
 
 
 @pytest.mark.parametrize(
@@ -334,7 +391,11 @@ def test_texts_are_searched_by_meaning_and_sorted_by_their_neighbours(
         ("words", {"inputs": "no gap"}, "the text has no [MASK]"),
         ("german", {"inputs": "red " * 900}, "send it sentence by sentence"),
         ("german", {"inputs": ""}, "empty"),
-        ("asks", {"inputs": {"question": "Who?"}}, 'JSON of the form {"question"'),
+        (
+            "asks",
+            {"inputs": {"question": "Who?"}},
+            'JSON of the form {"question"',
+        ),
         ("asks", {"inputs": 5}, 'inputs holds {"question"'),
         ("german", {"inputs": "red", "parameters": {"beams": 2}}, "num_beams"),
     ],

@@ -14,7 +14,14 @@ import httpx2
 import psutil
 import pytest
 
-from tests.platform.calling import Caller, answer, deploy, settled, statuses, workers
+from tests.platform.calling import (
+    Caller,
+    answer,
+    deploy,
+    settled,
+    statuses,
+    workers,
+)
 from tests.platform.conftest import Platform, until
 from tests.reference.engine import OTHER_TRIGGER, TRIGGER
 
@@ -66,15 +73,17 @@ class Stream:
 
     def _ask(self, caller: Caller, number: int) -> bool:
         try:
-            response = caller.now(self._name, number, kind="counts", id=str(number))
+            response = caller.now(
+                self._name, number, kind="counts", id=str(number)
+            )
         except httpx2.TransportError:
             self.repeated += 1
             return False
         if response.status_code != 200:
             self.failures.append(f"{response.status_code} {response.text}")
-        elif response.json()["id"] != str(number) or answer(response, "answer") != [
-            3 * number + 1
-        ]:
+        elif response.json()["id"] != str(number) or answer(
+            response, "answer"
+        ) != [3 * number + 1]:
             self.failures.append(f"{number} was answered {response.text}")
         else:
             self.answered.append(number)
@@ -106,12 +115,16 @@ def test_a_request_that_ends_workers_is_refused_and_its_batch_mates_are_answered
         assert guilty.result().status_code == 500
         assert "ended twice" in guilty.result().json()["error"]
         for number, future in mates.items():
-            assert answer(future.result(), "value") == [pytest.approx(number / 1000)]
+            assert answer(future.result(), "value") == [
+                pytest.approx(number / 1000)
+            ]
     assert "guilty" in (platform.home / "logs" / "gateway.log").read_text()
 
 
 @pytest.mark.parametrize(
-    "trigger", [TRIGGER, OTHER_TRIGGER], ids=["asleep", "holding the interpreter"]
+    "trigger",
+    [TRIGGER, OTHER_TRIGGER],
+    ids=["asleep", "holding the interpreter"],
 )
 def test_a_hung_worker_is_replaced_and_innocents_are_answered(
     launch_reference, trigger: float
@@ -124,15 +137,21 @@ def test_a_hung_worker_is_replaced_and_innocents_are_answered(
         until(lambda: caller.pending("hangs") == 1)
         mates = {n: caller.soon("hangs", n / 1000) for n in range(8)}
         for number, future in mates.items():
-            assert answer(future.result(), "value") == [pytest.approx(number / 1000)]
+            assert answer(future.result(), "value") == [
+                pytest.approx(number / 1000)
+            ]
         assert guilty.result().status_code == 500
     assert not set(first) & set(workers(platform, "hangs"))
 
 
 @pytest.mark.parametrize(
-    "trigger", [TRIGGER, OTHER_TRIGGER], ids=["as none should", "as an engine should"]
+    "trigger",
+    [TRIGGER, OTHER_TRIGGER],
+    ids=["as none should", "as an engine should"],
 )
-def test_a_row_that_fails_is_refused_alone(launch_reference, trigger: float) -> None:
+def test_a_row_that_fails_is_refused_alone(
+    launch_reference, trigger: float
+) -> None:
     platform = launch_reference()
     deploy(platform, "raises")
     before = workers(platform, "raises")
@@ -142,7 +161,8 @@ def test_a_row_that_fails_is_refused_alone(launch_reference, trigger: float) -> 
         ]  # what follows gathers into a batch
         until(lambda: caller.pending("raises") == 3)
         sent = {
-            n: caller.soon("raises", n / 1000 if n != 5 else trigger) for n in range(12)
+            n: caller.soon("raises", n / 1000 if n != 5 else trigger)
+            for n in range(12)
         }
         found = {n: future.result() for n, future in sent.items()}
         assert {future.result().status_code for future in occupied} == {200}
@@ -169,13 +189,19 @@ def test_killed_workers_lose_no_row(launch_reference, tmp_path: Path) -> None:
 # ---- changes
 
 
-def test_new_versions_more_and_fewer_workers_lose_nothing(launch_reference) -> None:
+def test_new_versions_more_and_fewer_workers_lose_nothing(
+    launch_reference,
+) -> None:
     platform = launch_reference()
     deploy(platform, "counts", name="changing")
     with Stream(platform, "changing") as stream:
         for replicas in (3, 1, 2, 1):
             deploy(platform, "counts", name="changing", replicas=replicas)
-            until(lambda wanted=replicas: len(workers(platform, "changing")) == wanted)
+            until(
+                lambda wanted=replicas: (
+                    len(workers(platform, "changing")) == wanted
+                )
+            )
             stream.goes_on()
     assert stream.failures == []
 
@@ -201,7 +227,9 @@ def mark(caller: Caller, seen: list[float], *, named: bool = True) -> float:
     response = caller.add("marked", 2, 3)
     assert answer(response, "sum") == [5]
     if named:
-        assert answer(response, "mark") == [float(response.json()["model_version"])]
+        assert answer(response, "mark") == [
+            float(response.json()["model_version"])
+        ]
     seen.append(answer(response, "mark")[0])
     return seen[-1]
 
@@ -227,11 +255,17 @@ def test_deploy_load_and_unload_twice_is_once(launch_reference) -> None:
         deploy(platform, "counts")
         assert workers(platform, "counts") == before
         for _ in range(2):
-            assert caller.post("/v2/repository/models/counts/unload").status_code == 200
+            assert (
+                caller.post("/v2/repository/models/counts/unload").status_code
+                == 200
+            )
         assert caller.now("counts", 1).status_code in (400, 404, 503)
         until(lambda: not workers(platform, "counts"))
         for _ in range(2):
-            assert caller.post("/v2/repository/models/counts/load").status_code == 200
+            assert (
+                caller.post("/v2/repository/models/counts/load").status_code
+                == 200
+            )
         assert answer(caller.now("counts", 1), "answer") == [4]
         assert len(workers(platform, "counts")) == 1
 
@@ -249,7 +283,9 @@ def test_sigterm_answers_what_was_accepted_and_refuses_what_is_new(
         accepted = [caller.soon("slow", 0.7) for _ in range(4)]
         until(lambda: caller.pending("slow") == 4)
         platform.process.send_signal(signal.SIGTERM)
-        until(lambda: refused(str(address.hostname), int(address.port or 0)), 2.5)
+        until(
+            lambda: refused(str(address.hostname), int(address.port or 0)), 2.5
+        )
         assert not all(future.done() for future in accepted)
         assert [future.result().status_code for future in accepted] == [200] * 4
     assert platform.process.wait(30) == 0
@@ -280,7 +316,9 @@ def test_of_several_gateways_one_may_die(launch_reference) -> None:
     assert stream.repeated <= 8  # no more than what the dead one held
 
 
-def test_a_gateway_that_replaces_another_refuses_nobody(launch_reference) -> None:
+def test_a_gateway_that_replaces_another_refuses_nobody(
+    launch_reference,
+) -> None:
     platform = launch_reference()
     deploy(platform, "counts")
     with Stream(platform) as stream:
@@ -294,7 +332,9 @@ def test_a_locked_database_stops_no_prediction(launch_reference) -> None:
     platform = launch_reference()
     deploy(platform, "counts", replicas=2)
     until(lambda: len(workers(platform, "counts")) == 2)
-    locked = sqlite3.connect(platform.home / "modelmill.db", isolation_level=None)
+    locked = sqlite3.connect(
+        platform.home / "modelmill.db", isolation_level=None
+    )
     locked.execute("BEGIN EXCLUSIVE")
     try:
         with Stream(platform) as stream:

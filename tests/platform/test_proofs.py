@@ -20,25 +20,40 @@ def test_mnist_is_learnt_to_99_percent_by_the_defaults(
     launch, shared: Callable[[str], Path]
 ) -> None:
     platform = launch(empty=True)
-    platform.client.add_data("mnist", shared("data/mnist"), task="image-classification")
+    platform.client.add_data(
+        "mnist", shared("data/mnist"), task="image-classification"
+    )
     job = platform.client.train(
-        "mnist", task="image-classification", data="mnist", recipe="cnn", wait=True
+        "mnist",
+        task="image-classification",
+        data="mnist",
+        recipe="cnn",
+        wait=True,
     )
     assert job["metrics"]["accuracy"] >= 0.99
     assert job["metrics"]["items"] == 10_000
 
 
-def test_a_job_killed_again_and_again_ends_with_the_very_same_weights(launch) -> None:
+def test_a_job_killed_again_and_again_ends_with_the_very_same_weights(
+    launch,
+) -> None:
     platform = launch()
     client, rng = platform.client, random.Random(0)
     settings = {**SETTINGS, "epochs": 60}
     task = "image-classification"
-    client.train("whole", task=task, data="digits", settings=settings, wait=True)
-    job = client.train("killed", task=task, data="digits", settings=settings)["job"]
+    client.train(
+        "whole", task=task, data="digits", settings=settings, wait=True
+    )
+    job = client.train("killed", task=task, data="digits", settings=settings)[
+        "job"
+    ]
     kills = 0
     while client.job(job)["state"] not in ("succeeded", "failed"):
         pid = until(
-            lambda: client.job(job)["pid"] or client.job(job)["state"] == "succeeded"
+            lambda: (
+                client.job(job)["pid"]
+                or client.job(job)["state"] == "succeeded"
+            )
         )
         if pid is True or kills == 6:
             break

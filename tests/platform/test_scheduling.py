@@ -34,7 +34,8 @@ def test_a_full_queue_says_when_to_come_again(launch_reference) -> None:
     deploy(platform, "slow")
     with Caller(platform) as caller:
         answers = [
-            future.result() for future in [caller.soon("slow", 0.2) for _ in range(16)]
+            future.result()
+            for future in [caller.soon("slow", 0.2) for _ in range(16)]
         ]
         refused = [one for one in answers if one.status_code == 429]
         assert refused
@@ -76,7 +77,9 @@ def leave_call(platform: Platform, number: int) -> socket.socket:
         f"{len(content)}\r\n"
         f"Authorization: Bearer {platform.client.key}\r\n\r\n"
     )
-    link = socket.create_connection((str(address.hostname), int(address.port or 0)))
+    link = socket.create_connection(
+        (str(address.hostname), int(address.port or 0))
+    )
     link.sendall(head.encode() + content)
     return link
 
@@ -98,8 +101,13 @@ def test_a_call_that_waited_too_long_is_dropped(
 def test_a_greedy_key_does_not_starve_another(launch_reference) -> None:
     platform = launch_reference(**ALONE)
     deploy(platform, "slow")
-    keys = [platform.client.add_key(name)["key"] for name in ("greedy", "modest")]
-    with Caller(platform, keys[0]) as greedy, Caller(platform, keys[1]) as modest:
+    keys = [
+        platform.client.add_key(name)["key"] for name in ("greedy", "modest")
+    ]
+    with (
+        Caller(platform, keys[0]) as greedy,
+        Caller(platform, keys[1]) as modest,
+    ):
         waiting = [greedy.soon("slow", 0.05) for _ in range(40)]
         until(lambda: greedy.pending("slow") >= 20)
         assert modest.now("slow", 0.05).status_code == 200
@@ -107,7 +115,9 @@ def test_a_greedy_key_does_not_starve_another(launch_reference) -> None:
         assert {future.result().status_code for future in waiting} == {200}
 
 
-def test_a_key_with_a_rate_is_held_to_it_and_others_are_not(launch_reference) -> None:
+def test_a_key_with_a_rate_is_held_to_it_and_others_are_not(
+    launch_reference,
+) -> None:
     platform = launch_reference()
     deploy(platform, "counts")
     key = platform.client.add_key("metered", "user", 0.5, 4)["key"]
@@ -121,9 +131,9 @@ def test_a_key_with_a_rate_is_held_to_it_and_others_are_not(launch_reference) ->
             for one in answers
             if one.status_code == 429
         )
-        assert {other.now("counts", number).status_code for number in range(20)} == {
-            200
-        }
+        assert {
+            other.now("counts", number).status_code for number in range(20)
+        } == {200}
 
 
 def test_urgent_calls_go_first(launch_reference, tmp_path: Path) -> None:
@@ -142,10 +152,17 @@ def test_urgent_calls_go_first(launch_reference, tmp_path: Path) -> None:
 # ---- workers come and go
 
 
-def test_the_first_call_wakes_a_deployment_that_sleeps(launch_reference) -> None:
+def test_the_first_call_wakes_a_deployment_that_sleeps(
+    launch_reference,
+) -> None:
     platform = launch_reference()
     deploy(
-        platform, "counts", min_replicas=0, max_replicas=1, idle_seconds=1, wait=False
+        platform,
+        "counts",
+        min_replicas=0,
+        max_replicas=1,
+        idle_seconds=1,
+        wait=False,
     )
     with Caller(platform) as caller:
         until(
@@ -156,7 +173,9 @@ def test_the_first_call_wakes_a_deployment_that_sleeps(launch_reference) -> None
         )
         for number in (1, 2):
             until(lambda: not workers(platform, "counts"))
-            assert answer(caller.now("counts", number), "answer") == [3 * number + 1]
+            assert answer(caller.now("counts", number), "answer") == [
+                3 * number + 1
+            ]
             assert len(workers(platform, "counts")) == 1
 
 
@@ -205,7 +224,9 @@ def test_within_a_memory_budget_the_least_used_model_makes_room(
     with Caller(platform) as caller:
         for name, other in (("one", "two"), ("two", "one"), ("one", "two")):
             until(
-                lambda name=name: caller.now(name, 1, kind="counts").status_code == 200
+                lambda name=name: (
+                    caller.now(name, 1, kind="counts").status_code == 200
+                )
             )
             until(lambda other=other: not workers(platform, other))
 
@@ -228,7 +249,9 @@ def test_a_canary_gets_its_share_and_can_be_asked_for(launch_reference) -> None:
                 pinned = caller.add("marked", 1, 1, version=version)
                 assert answer(pinned, "mark") == [float(version)]
         platform.client.promote("marked")
-        until(lambda: {mark(caller, [], named=False) for _ in range(20)} == {2.0})
+        until(
+            lambda: {mark(caller, [], named=False) for _ in range(20)} == {2.0}
+        )
     until(lambda: platform.client.deployment("marked")["serving"] == 2)
 
 
@@ -240,7 +263,9 @@ def test_a_canary_can_be_taken_back(launch_reference) -> None:
         until(lambda: mark(caller, []) == 2)
         platform.client.rollback("marked")
         # What waited for the canary is answered by the main version.
-        until(lambda: {mark(caller, [], named=False) for _ in range(20)} == {1.0})
+        until(
+            lambda: {mark(caller, [], named=False) for _ in range(20)} == {1.0}
+        )
 
 
 def test_a_shadow_gets_copies_and_never_answers(launch_reference) -> None:
@@ -250,7 +275,9 @@ def test_a_shadow_gets_copies_and_never_answers(launch_reference) -> None:
     with Caller(platform) as caller:
         until(lambda: len(workers(platform, "marked")) == 2)
         seen: list[float] = []
-        until(lambda: [mark(caller, seen) for _ in range(20)] and shadowed(caller))
+        until(
+            lambda: [mark(caller, seen) for _ in range(20)] and shadowed(caller)
+        )
         assert set(seen) == {1.0}
 
 

@@ -119,10 +119,15 @@ class Trouble:
                 *self.platform.children("modelmill: "),
             ]:
                 title = " ".join(process.cmdline()).strip()
-                sizes[title] = sizes.get(title, 0) + process.memory_full_info().pss
-            sizes["spared worker"] = psutil.Process(self._spared).memory_full_info().pss
+                sizes[title] = (
+                    sizes.get(title, 0) + process.memory_full_info().pss
+                )
+            sizes["spared worker"] = (
+                psutil.Process(self._spared).memory_full_info().pss
+            )
             sizes["modelmill: worker counts"] = (
-                sizes.get("modelmill: worker counts", 0) - sizes["spared worker"]
+                sizes.get("modelmill: worker counts", 0)
+                - sizes["spared worker"]
             )
             self.looks.append(Look(time.monotonic(), sizes))
 
@@ -132,7 +137,10 @@ def growth(looks: list[Look], names: tuple[str, ...] = ()) -> float:
     bend.
     """
     points = [
-        (look.at, sum(look.sizes[name] for name in names) if names else look.total)
+        (
+            look.at,
+            sum(look.sizes[name] for name in names) if names else look.total,
+        )
         for look in looks
     ]
     step = max(1, len(points) // 150)
@@ -152,11 +160,20 @@ def loading(
 ) -> Iterator[tuple["subprocess.Popen[bytes]", Path]]:
     """The load, in a process of its own, ended by its pid should it outlive the test."""
     keys = [
-        platform.client.add_key(name)["key"] for name in ("first", "second", "third")
+        platform.client.add_key(name)["key"]
+        for name in ("first", "second", "third")
     ]
     spec, report = folder / "spec.json", folder / "report.json"
-    spec.write_bytes(msgspec.json.encode(Spec(platform.url, grpc, keys, SECONDS)))
-    command = [sys.executable, "-m", "tests.platform.soaking", str(spec), str(report)]
+    spec.write_bytes(
+        msgspec.json.encode(Spec(platform.url, grpc, keys, SECONDS))
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "tests.platform.soaking",
+        str(spec),
+        str(report),
+    ]
     process = subprocess.Popen(command, cwd=ROOT)
     try:
         yield process, report
@@ -167,7 +184,9 @@ def loading(
 
 
 @pytest.fixture
-def soaked(reference_home: Path, tmp_path: Path) -> Iterator[tuple[Platform, str]]:
+def soaked(
+    reference_home: Path, tmp_path: Path
+) -> Iterator[tuple[Platform, str]]:
     """A platform with three models deployed, and its gRPC address ('' without the client's
     package).
     """
@@ -180,7 +199,9 @@ def soaked(reference_home: Path, tmp_path: Path) -> Iterator[tuple[Platform, str
             platform.client.import_model(
                 "marked", reference.marked(tmp_path / f"{mark}", mark)
             )
-        reference.bring(platform.client, tmp_path / "made", ["colours", "counts"])
+        reference.bring(
+            platform.client, tmp_path / "made", ["colours", "counts"]
+        )
         for name, replicas in (("marked:1", 1), ("colours", 1), ("counts", 2)):
             deploy(platform, name, replicas=replicas)
         until(lambda: len(workers(platform, "counts")) == 2)
@@ -220,20 +241,30 @@ def test_minutes_of_trouble_lose_nothing_and_memory_stays_flat(
         assert growth(flat) < GROWTH
         assert (
             growth(
-                flat, ("modelmill: gateway", "modelmill: supervisor", "spared worker")
+                flat,
+                (
+                    "modelmill: gateway",
+                    "modelmill: supervisor",
+                    "spared worker",
+                ),
             )
             < GROWTH
         )
 
 
 def summary(
-    report: Report, trouble: Trouble, ran: list[int], flat: list[Look], grpc: str
+    report: Report,
+    trouble: Trouble,
+    ran: list[int],
+    flat: list[Look],
+    grpc: str,
 ) -> str:
     """What happened, in a few lines."""
     times = sorted(report.seconds)
     figures: dict[str, Any] = {
         "answered": ", ".join(
-            f"{name} {count:,}" for name, count in sorted(report.answered.items())
+            f"{name} {count:,}"
+            for name, count in sorted(report.answered.items())
         ),
         "wrong or failed": len(report.wrong),
         "broken by the gateway's death and sent again": len(report.broken),
@@ -247,13 +278,21 @@ def summary(
         "memory MB": f"{flat[0].total / 1e6:.0f} -> {flat[-1].total / 1e6:.0f}, growth "
         f"{100 * growth(flat):+.1f} %",
     }
-    for name in ("modelmill: gateway", "modelmill: supervisor", "spared worker"):
+    for name in (
+        "modelmill: gateway",
+        "modelmill: supervisor",
+        "spared worker",
+    ):
         figures[f"growth of {name.removeprefix('modelmill: ')}"] = (
             f"{100 * growth(flat, (name,)):+.1f} %"
         )
     lines = [
         f"soak of {SECONDS:.0f} s"
-        + ("" if grpc else ", without gRPC, whose client (grpcio) is not installed")
+        + (
+            ""
+            if grpc
+            else ", without gRPC, whose client (grpcio) is not installed"
+        )
     ]
     return "\n" + "\n".join(
         [*lines, *(f"  {name}: {value}" for name, value in figures.items())]

@@ -30,7 +30,9 @@ def running(tmp_path_factory):
     folder = tmp_path_factory.mktemp("writing")
     platform = Platform(folder / "home")
     try:
-        platform.client.import_model("writer", writing_bundle(folder / "bundle"))
+        platform.client.import_model(
+            "writer", writing_bundle(folder / "bundle")
+        )
         platform.client.deploy("writer", wait=True)
         yield platform
     finally:
@@ -47,7 +49,13 @@ def client(running):
 
 def write(client, **options):
     return client.completions.create(
-        **{"model": "writer", "prompt": PROMPT, "max_tokens": 20, "seed": 1, **options}
+        **{
+            "model": "writer",
+            "prompt": PROMPT,
+            "max_tokens": 20,
+            "seed": 1,
+            **options,
+        }
     )
 
 
@@ -58,7 +66,9 @@ def test_a_text_goes_on_the_same_way_whole_and_streamed(client):
         len(PROMPT),
         20,
     )
-    parts = list(write(client, stream=True, stream_options={"include_usage": True}))
+    parts = list(
+        write(client, stream=True, stream_options={"include_usage": True})
+    )
     assert (
         "".join(part.choices[0].text for part in parts if part.choices)
         == whole.choices[0].text
@@ -71,12 +81,21 @@ def test_a_text_goes_on_the_same_way_whole_and_streamed(client):
 
 def test_a_conversation_is_answered(client):
     messages = [{"role": "user", "content": "grind"}]
-    options = {"model": "writer", "messages": messages, "max_tokens": 12, "seed": 5}
-    whole = client.chat.completions.create(**options, logprobs=True, top_logprobs=2)
+    options = {
+        "model": "writer",
+        "messages": messages,
+        "max_tokens": 12,
+        "seed": 5,
+    }
+    whole = client.chat.completions.create(
+        **options, logprobs=True, top_logprobs=2
+    )
     assert whole.choices[0].message.role == "assistant"
     assert len(whole.choices[0].message.content) == 12
     assert len(whole.choices[0].logprobs.content) == 12
-    assert all(len(one.top_logprobs) == 2 for one in whole.choices[0].logprobs.content)
+    assert all(
+        len(one.top_logprobs) == 2 for one in whole.choices[0].logprobs.content
+    )
     parts = list(client.chat.completions.create(**options, stream=True))
     assert parts[0].choices[0].delta.role == "assistant"
     assert (
@@ -86,12 +105,15 @@ def test_a_conversation_is_answered(client):
 
 
 def test_the_same_seed_says_the_same_whatever_runs_beside_it(client):
-    alone = {seed: write(client, seed=seed).choices[0].text for seed in range(4)}
+    alone = {
+        seed: write(client, seed=seed).choices[0].text for seed in range(4)
+    }
     assert len(set(alone.values())) == 4
     with ThreadPoolExecutor(24) as pool:
         found = list(
             pool.map(
-                lambda number: write(client, seed=number % 4).choices[0].text, range(96)
+                lambda number: write(client, seed=number % 4).choices[0].text,
+                range(96),
             )
         )
     assert found == [alone[number % 4] for number in range(96)]
@@ -110,7 +132,9 @@ def test_several_prompts_and_several_answers(client):
         "stream_options": {"include_usage": True},
     }
     assert list(write(client, **options))[-1].usage == found.usage
-    assert len(write(client, prompt=["the "] * 100, max_tokens=1).choices) == 100
+    assert (
+        len(write(client, prompt=["the "] * 100, max_tokens=1).choices) == 100
+    )
 
 
 def test_tokens_have_offsets_and_bytes(client):
@@ -125,7 +149,9 @@ def test_tokens_have_offsets_and_bytes(client):
         top_logprobs=1,
     ).choices[0]
     assert (
-        bytes(byte for one in said.logprobs.content for byte in one.bytes).decode()
+        bytes(
+            byte for one in said.logprobs.content for byte in one.bytes
+        ).decode()
         == said.message.content
     )
     assert all(
@@ -153,7 +179,9 @@ def test_without_a_seed_each_sample_differs_and_the_seed_is_returned(running):
     url = f"{running.url}/v2/models/writer/generate"
     asked = {"text_input": PROMPT, "max_tokens": 30, "temperature": 2.0}
     said = {
-        httpx2.post(url, json=asked, headers=running.headers).json()["text_output"]
+        httpx2.post(url, json=asked, headers=running.headers).json()[
+            "text_output"
+        ]
         for _ in range(2)
     }
     assert len(said) == 2
@@ -201,7 +229,8 @@ def test_token_ids_are_prompts(client):
     found = write(client, prompt=[[5, 6, 7], [8, 9]], seed=1)
     assert found.usage.prompt_tokens == 5
     assert (
-        write(client, prompt=[5, 6, 7], seed=1).choices[0].text == found.choices[0].text
+        write(client, prompt=[5, 6, 7], seed=1).choices[0].text
+        == found.choices[0].text
     )
     with pytest.raises(
         openai.BadRequestError, match="token ids are whole numbers from 0 to"
@@ -233,11 +262,15 @@ def test_a_conversation_is_answered_alike_by_every_protocol(running, client):
     for name, data in rows.items():
         entry = {"name": name, "datatype": "BYTES", "shape": [2], "data": data}
         given = named if name == "text" else how
-        body = {"inputs": [entry], "outputs": [{"name": "answer"}], "parameters": given}
+        body = {
+            "inputs": [entry],
+            "outputs": [{"name": "answer"}],
+            "parameters": given,
+        }
         (answer,) = post("/v2/models/writer/infer", body)["outputs"]
-        assert [json.loads(one)["generated_text"] for one in answer["data"]] == [
-            text
-        ] * 2
+        assert [
+            json.loads(one)["generated_text"] for one in answer["data"]
+        ] == [text] * 2
 
 
 def test_the_weights_that_were_asked_for_are_those_that_answer(
@@ -248,31 +281,43 @@ def test_the_weights_that_were_asked_for_are_those_that_answer(
     said = {}
     for name, precision in (("writer", "fp32"), ("small", "int8")):
         model = Predictor(bundle, open_bundle(bundle), precision=precision)
-        alone = model.predict([PROMPT], {"max_new_tokens": 20, "logprobs": 0})[0][
-            "logprobs"
-        ]
+        alone = model.predict([PROMPT], {"max_new_tokens": 20, "logprobs": 0})[
+            0
+        ]["logprobs"]
         served = (
-            write(client, model=name, temperature=0, logprobs=0).choices[0].logprobs
+            write(client, model=name, temperature=0, logprobs=0)
+            .choices[0]
+            .logprobs
         )
         said[name] = served.token_logprobs
-        assert said[name] == pytest.approx([one["logprob"] for one in alone], abs=1e-6)
+        assert said[name] == pytest.approx(
+            [one["logprob"] for one in alone], abs=1e-6
+        )
     assert said["writer"] != pytest.approx(said["small"], abs=1e-6)
 
 
-def test_the_sdk_and_the_command_line_show_a_text_while_it_is_written(running, client):
+def test_the_sdk_and_the_command_line_show_a_text_while_it_is_written(
+    running, client
+):
     options = {"max_new_tokens": 20, "temperature": 1.0, "seed": 1}
     whole = write(client).choices[0].text
     parts = list(running.client.stream("writer", PROMPT, parameters=options))
     assert (len(parts), "".join(parts)) == (20, whole)
     asked = [
-        word for name, value in options.items() for word in ("--set", f"{name}={value}")
+        word
+        for name, value in options.items()
+        for word in ("--set", f"{name}={value}")
     ]
     assert (
         running.run("predict", "writer", PROMPT, "--stream", *asked).stdout
         == f"{whole}\n"
     )
     with pytest.raises(InvalidInput, match="temperature"):
-        list(running.client.stream("writer", PROMPT, parameters={"temperature": -1}))
+        list(
+            running.client.stream(
+                "writer", PROMPT, parameters={"temperature": -1}
+            )
+        )
     with pytest.raises(NotFound, match="did you mean 'writer'"):
         list(running.client.stream("writr", PROMPT))
 
@@ -280,7 +325,13 @@ def test_the_sdk_and_the_command_line_show_a_text_while_it_is_written(running, c
 def test_one_can_talk_with_it_on_the_command_line(running, client):
     said = "grind\n\n"
     found = running.run(
-        "chat", "writer", "--set", "max_tokens=12", "--set", "seed=5", stdin=said
+        "chat",
+        "writer",
+        "--set",
+        "max_tokens=12",
+        "--set",
+        "seed=5",
+        stdin=said,
     ).stdout
     messages = [{"role": "user", "content": "grind"}]
     whole = client.chat.completions.create(
@@ -302,14 +353,21 @@ def test_hugging_face_and_v2_go_on_too(running):
         f"{running.url}/models/writer", json=body, headers=running.headers
     ).json()
     assert len(found[0]["generated_text"]) == 8
-    tensor = {"name": "text", "datatype": "BYTES", "shape": [1], "data": [PROMPT]}
+    tensor = {
+        "name": "text",
+        "datatype": "BYTES",
+        "shape": [1],
+        "data": [PROMPT],
+    }
     document = {
         "inputs": [tensor],
         "outputs": [{"name": "answer"}],
         "parameters": {"max_tokens": 8},
     }
     reply = httpx2.post(
-        f"{running.url}/v2/models/writer/infer", json=document, headers=running.headers
+        f"{running.url}/v2/models/writer/infer",
+        json=document,
+        headers=running.headers,
     ).json()
     assert "outputs" in reply, reply
     assert (
@@ -325,7 +383,10 @@ def test_hugging_faces_client_streams_and_chats(running):
         provider="hf-inference",
     )
     whole = hub.text_generation(PROMPT, max_new_tokens=8, details=True)
-    assert (whole.details.finish_reason, len(whole.details.tokens)) == ("length", 8)
+    assert (whole.details.finish_reason, len(whole.details.tokens)) == (
+        "length",
+        8,
+    )
     parts = list(
         hub.text_generation(PROMPT, max_new_tokens=8, stream=True, details=True)
     )
@@ -356,7 +417,11 @@ def test_v2_generates_whole_and_in_parts(running):
         headers=running.headers,
     )
     assert beside.json() == whole
-    assert (whole["model_name"], whole["model_version"], len(whole["text_output"])) == (
+    assert (
+        whole["model_name"],
+        whole["model_version"],
+        len(whole["text_output"]),
+    ) == (
         "writer",
         "1",
         9,
@@ -380,7 +445,9 @@ def test_v2_generates_whole_and_in_parts(running):
 
 
 def test_a_grpc_stream_sends_parts(running):
-    request = message("inference.ModelInferRequest")(model_name="writer", id="7")
+    request = message("inference.ModelInferRequest")(
+        model_name="writer", id="7"
+    )
     request.inputs.add(name="text", datatype="BYTES", shape=[1])
     request.raw_input_contents.append(
         len(PROMPT).to_bytes(4, "little") + PROMPT.encode()
@@ -397,10 +464,13 @@ def test_a_grpc_stream_sends_parts(running):
                 "inference.ModelStreamInferResponse"
             ).FromString,
         )
-        found = [one.infer_response for one in call(iter([request]), metadata=key)]
+        found = [
+            one.infer_response for one in call(iter([request]), metadata=key)
+        ]
     last = found.pop()
     assert [
-        one.parameters["triton_final_response"].bool_param for one in (*found, last)
+        one.parameters["triton_final_response"].bool_param
+        for one in (*found, last)
     ] == [False] * 6 + [True]
     assert last.parameters["finish_reason"].string_param == "length"
     whole = httpx2.post(
@@ -408,7 +478,10 @@ def test_a_grpc_stream_sends_parts(running):
         json={"text_input": PROMPT, "parameters": {"max_tokens": 6}},
         headers=running.headers,
     ).json()["text_output"]
-    assert b"".join(one.raw_output_contents[0][4:] for one in found).decode() == whole
+    assert (
+        b"".join(one.raw_output_contents[0][4:] for one in found).decode()
+        == whole
+    )
     assert {one.id for one in found} == {"7"}
 
 
@@ -416,16 +489,25 @@ def test_tokens_are_counted_and_timed(running, client):
     list(write(client, stream=True, max_tokens=12))
     found = httpx2.get(f"{running.url}/metrics", headers=running.headers).text
     values = dict(
-        line.rsplit(" ", 1) for line in found.splitlines() if not line.startswith("#")
+        line.rsplit(" ", 1)
+        for line in found.splitlines()
+        if not line.startswith("#")
     )
 
     def value(start):
         return sum(
-            float(number) for name, number in values.items() if name.startswith(start)
+            float(number)
+            for name, number in values.items()
+            if name.startswith(start)
         )
 
-    assert value('modelmill_tokens_total{deployment="writer",kind="completion"') >= 12
-    assert value("modelmill_usage_tokens_total") == value("modelmill_tokens_total")
+    assert (
+        value('modelmill_tokens_total{deployment="writer",kind="completion"')
+        >= 12
+    )
+    assert value("modelmill_usage_tokens_total") == value(
+        "modelmill_tokens_total"
+    )
     assert value("modelmill_first_token_seconds_count") >= 1
     assert value("modelmill_next_token_seconds_count") >= 11
 
@@ -445,7 +527,10 @@ def test_tokens_are_counted_and_timed(running, client):
             {"n": 16, "prompt": ["x"] * 20},
             "20 prompts with n=16 want 320 answers; 256 are given at most",
         ),
-        ({"n": 2, "best_of": 4}, "best_of is not supported, other than as many as n"),
+        (
+            {"n": 2, "best_of": 4},
+            "best_of is not supported, other than as many as n",
+        ),
         ({"n": 0}, "n is a whole number from 1"),
         ({"seed": "abc"}, "seed is a whole number from 0"),
         ({"seed": 2**63 - 1}, "seed is a whole number from 0"),
@@ -466,12 +551,19 @@ def test_what_is_wrong_is_said_before_anything_is_streamed(
 
 def test_a_stream_of_nothing_is_one(running):
     url = f"{running.url}/v2/models/writer/generate"
-    asked = {"text_input": PROMPT, "parameters": {"max_tokens": 1, "temperature": 0}}
-    first = httpx2.post(url, headers=running.headers, json=asked).json()["text_output"]
+    asked = {
+        "text_input": PROMPT,
+        "parameters": {"max_tokens": 1, "temperature": 0},
+    }
+    first = httpx2.post(url, headers=running.headers, json=asked).json()[
+        "text_output"
+    ]
     asked["parameters"]["stop"] = [first]
     answer = httpx2.post(f"{url}_stream", headers=running.headers, json=asked)
     assert answer.status_code == 200
-    [event] = [json.loads(line[6:]) for line in answer.text.splitlines() if line]
+    [event] = [
+        json.loads(line[6:]) for line in answer.text.splitlines() if line
+    ]
     assert event["text_output"] == ""
 
 
@@ -490,13 +582,16 @@ def test_each_token_of_a_stream_is_sent_once_with_its_number(running):
         ]
     assert [one["index"] for one in events] == [*range(1, 13)]
     assert (
-        "".join(one["token"]["text"] for one in events) == events[-1]["generated_text"]
+        "".join(one["token"]["text"] for one in events)
+        == events[-1]["generated_text"]
     )
 
 
 def test_what_was_written_for_one_who_leaves_is_counted(running, client):
     def counted():
-        found = httpx2.get(f"{running.url}/metrics", headers=running.headers).text
+        found = httpx2.get(
+            f"{running.url}/metrics", headers=running.headers
+        ).text
         lines = [
             line
             for line in found.splitlines()
@@ -545,7 +640,8 @@ def test_texts_of_a_tensor_are_counted_and_not_too_many(running):
 
 def test_who_leaves_makes_room(running, client):
     streams = [
-        write(client, stream=True, max_tokens=110, seed=seed) for seed in range(40)
+        write(client, stream=True, max_tokens=110, seed=seed)
+        for seed in range(40)
     ]
     for stream in streams:
         stream.close()
@@ -554,7 +650,9 @@ def test_who_leaves_makes_room(running, client):
     assert time.monotonic() - started < 10
 
 
-def test_a_worker_killed_in_mid_stream_is_gone_on_from_by_another(running, client):
+def test_a_worker_killed_in_mid_stream_is_gone_on_from_by_another(
+    running, client
+):
     wanted = {
         seed: write(client, seed=seed, max_tokens=110).choices[0].text
         for seed in range(8)

@@ -26,7 +26,10 @@ PATHS = [
 
 
 async def echo(calls):
-    return [Answer(call.id, data=b'[{"label":"dark","score":1.0}]') for call in calls]
+    return [
+        Answer(call.id, data=b'[{"label":"dark","score":1.0}]')
+        for call in calls
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +39,10 @@ def api(tmp_path_factory):
     api.update(
         a_route("spots", sockets=[worker.path]),
         a_route(
-            "words", kind="text", task="text-classification", sockets=[worker.path]
+            "words",
+            kind="text",
+            task="text-classification",
+            sockets=[worker.path],
         ),
         a_route("loading", ready=False),
         a_route("secret", project="other"),
@@ -50,9 +56,16 @@ def api(tmp_path_factory):
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "BREW"])
 def test_without_a_key_all_errors_look_alike(api, method, path):
     reply = api.ask(method, path, key=None)
-    assert (reply.status, reply.headers[b"content-type"]) == (401, b"application/json")
+    assert (reply.status, reply.headers[b"content-type"]) == (
+        401,
+        b"application/json",
+    )
     assert "Authorization: Bearer" in reply.error
-    scheme = b"Basic" if path.startswith(("/api", "/docs", "/openapi")) else b"Bearer"
+    scheme = (
+        b"Basic"
+        if path.startswith(("/api", "/docs", "/openapi"))
+        else b"Bearer"
+    )
     assert reply.headers[b"www-authenticate"].startswith(scheme)
 
 
@@ -60,7 +73,9 @@ def test_without_a_key_the_body_is_not_read(api):
     def fail():
         raise AssertionError("it was read")
 
-    assert api.ask("POST", "/models/spots", [fail, b"x"], key=None).status == 401
+    assert (
+        api.ask("POST", "/models/spots", [fail, b"x"], key=None).status == 401
+    )
 
 
 def basic(text):
@@ -120,7 +135,9 @@ def test_a_password_changes_nothing_and_calls_no_model(api, method, path):
 @pytest.mark.parametrize("path", ["/v2", "/api/jobs", "/docs"])
 @pytest.mark.parametrize("header", ["Bearer admin-key", basic("me:admin-key")])
 def test_a_page_of_another_site_gets_nothing(api, path, header):
-    assert api.ask("GET", "/v2").status == 200  # the header is known from now on
+    assert (
+        api.ask("GET", "/v2").status == 200
+    )  # the header is known from now on
     headers = {"authorization": header, "sec-fetch-site": "cross-site"}
     reply = api.ask("GET", path, headers=headers, key=None)
     assert reply.status in (401, 403)
@@ -159,7 +176,8 @@ def test_few_and_short_headers_are_remembered(api, monkeypatch):
     gateway._callers.clear()
     long = "Bearer" + " " * 600 + "admin-key"
     assert (
-        api.ask("GET", "/v2", headers={"authorization": long}, key=None).status == 200
+        api.ask("GET", "/v2", headers={"authorization": long}, key=None).status
+        == 200
     )
     header = {"authorization": basic("me:admin-key")}
     assert api.ask("GET", "/api/jobs", headers=header, key=None).status == 204
@@ -201,7 +219,9 @@ def test_a_wrong_verb_gets_an_error_that_names_the_right_one(
 )
 @pytest.mark.parametrize("path", ["/livez", "/v1/nothing", "/models/spots"])
 def test_the_name_of_a_request_comes_back(api, path, given, echoed):
-    reply = api.ask("GET", path, headers={"x-request-id": given.encode("latin-1")})
+    reply = api.ask(
+        "GET", path, headers={"x-request-id": given.encode("latin-1")}
+    )
     assert reply.headers.get(b"x-request-id") == echoed
 
 
@@ -252,7 +272,9 @@ def test_bodies_are_received_within_a_budget(api, monkeypatch):
         assert budget.held == 1500
         budget.hold("another", 1000)
 
-    reply = api.ask("POST", "/models/spots", [b"x" * 1500, another, b"x" * 600, b"x"])
+    reply = api.ask(
+        "POST", "/models/spots", [b"x" * 1500, another, b"x" * 600, b"x"]
+    )
     assert (reply.status, reply.headers[b"retry-after"]) == (429, b"1")
     assert "large bodies" in reply.error
     assert budget.held == 1000
@@ -350,7 +372,9 @@ def test_an_internal_error_reveals_no_secrets(api):
 
 def test_metrics_are_prometheus_text(api):
     reply = api.ask("GET", "/metrics")
-    assert reply.headers[b"content-type"].startswith(b"text/plain; version=0.0.4")
+    assert reply.headers[b"content-type"].startswith(
+        b"text/plain; version=0.0.4"
+    )
     assert b"modelmill_pending_requests" in reply.body
 
 
@@ -362,7 +386,11 @@ def test_readiness_follows_the_gateway(api):
     assert reply.json["reason"].startswith("draining")
     assert api.ask("GET", "/livez", key=None).status == 200
     api.gateway.draining, api.gateway.healthy = False, False
-    assert api.ask("GET", "/readyz", key=None).json["reason"].startswith("disk full")
+    assert (
+        api.ask("GET", "/readyz", key=None)
+        .json["reason"]
+        .startswith("disk full")
+    )
     assert api.ask("GET", "/ping", key=None).status == 503
     api.gateway.healthy = True
     assert api.ask("GET", "/ping", key=None).status == 200
@@ -450,6 +478,8 @@ async def settled():
 def test_a_kind_that_a_plugin_brought_is_named(api, kind, body, said):
     kept = api.gateway._snapshot
     api.update(*kept.routes.values(), a_route("film", kind=kind, task="own"))
-    reply = api.ask("POST", "/models/film", body, {"content-type": "application/json"})
+    reply = api.ask(
+        "POST", "/models/film", body, {"content-type": "application/json"}
+    )
     api.update(*kept.routes.values())
     assert (reply.status, said in reply.error) == (400, True)

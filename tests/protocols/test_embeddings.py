@@ -47,7 +47,9 @@ def live(folder, tmp_path_factory):
 
 @pytest.fixture
 def openai(live):
-    with OpenAI(base_url=f"{live.url}/v1", api_key="user-key", max_retries=0) as client:
+    with OpenAI(
+        base_url=f"{live.url}/v1", api_key="user-key", max_retries=0
+    ) as client:
         yield client
 
 
@@ -67,7 +69,9 @@ def post(live, document):
 
 
 def test_openais_client_gets_vectors_of_length_1_and_what_they_cost(openai):
-    found = openai.embeddings.create(model="words", input=["a cat sat", "a dog"])
+    found = openai.embeddings.create(
+        model="words", input=["a cat sat", "a dog"]
+    )
     vectors = np.array([one.embedding for one in found.data])
     assert vectors.shape == (2, 8)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
@@ -78,17 +82,22 @@ def test_openais_client_gets_vectors_of_length_1_and_what_they_cost(openai):
 
 def test_numbers_and_base64_are_the_same_vector(openai):
     plain = (
-        openai.embeddings.create(model="words", input="a cat", encoding_format="float")
+        openai.embeddings.create(
+            model="words", input="a cat", encoding_format="float"
+        )
         .data[0]
         .embedding
     )
     packed = (
-        openai.embeddings.create(model="words", input="a cat", encoding_format="base64")
+        openai.embeddings.create(
+            model="words", input="a cat", encoding_format="base64"
+        )
         .data[0]
         .embedding
     )
     np.testing.assert_array_equal(
-        np.frombuffer(base64.b64decode(packed), "<f4"), np.array(plain, np.float32)
+        np.frombuffer(base64.b64decode(packed), "<f4"),
+        np.array(plain, np.float32),
     )
 
 
@@ -99,7 +108,10 @@ def test_token_ids_are_taken_as_they_are(openai, folder):
         for given in ("a cat sat", [ids, ids[:1]], ids)
     )
     assert one == two == alone
-    assert len(openai.embeddings.create(model="words", input=[ids, ids[:1]]).data) == 2
+    assert (
+        len(openai.embeddings.create(model="words", input=[ids, ids[:1]]).data)
+        == 2
+    )
 
 
 def test_token_ids_may_come_as_a_parameter(live, folder):
@@ -110,8 +122,16 @@ def test_token_ids_may_come_as_a_parameter(live, folder):
 
 
 def test_a_kind_that_a_model_does_not_take_is_refused(live):
-    document = {"model": "words", "messages": [{"role": "user", "content": "x"}]}
-    entry = {"name": "conversation", "datatype": "BYTES", "shape": [1], "data": ["[]"]}
+    document = {
+        "model": "words",
+        "messages": [{"role": "user", "content": "x"}],
+    }
+    entry = {
+        "name": "conversation",
+        "datatype": "BYTES",
+        "shape": [1],
+        "data": ["[]"],
+    }
     for path, body in (
         ("/v1/chat/completions", document),
         ("/v2/models/words/infer", {"inputs": [entry]}),
@@ -130,11 +150,15 @@ def test_fewer_dimensions_are_the_first_ones_at_length_1(openai):
         .data[0]
         .embedding
     )
-    np.testing.assert_allclose(few, whole[:3] / np.linalg.norm(whole[:3]), atol=1e-5)
+    np.testing.assert_allclose(
+        few, whole[:3] / np.linalg.norm(whole[:3]), atol=1e-5
+    )
 
 
 def test_hundreds_of_texts_are_one_request(openai):
-    found = openai.embeddings.create(model="words", input=["a cat", "a dog sat"] * 200)
+    found = openai.embeddings.create(
+        model="words", input=["a cat", "a dog sat"] * 200
+    )
     assert len(found.data) == 400
     assert found.data[0].embedding == found.data[398].embedding
 
@@ -152,7 +176,9 @@ def test_hundreds_of_texts_are_one_request(openai):
         ({"input": "a", "model": "spots"}, "does not support text embeddings"),
     ],
 )
-def test_what_can_not_be_answered_is_refused_in_openais_shape(openai, given, said):
+def test_what_can_not_be_answered_is_refused_in_openais_shape(
+    openai, given, said
+):
     with pytest.raises(BadRequestError, match=said) as caught:
         openai.embeddings.create(**{"model": "words", **given})
     assert caught.value.type == "invalid_request_error"

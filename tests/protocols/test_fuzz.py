@@ -25,7 +25,10 @@ QUICK = settings(
     deadline=None,
     derandomize=True,
     database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    suppress_health_check=[
+        HealthCheck.function_scoped_fixture,
+        HealthCheck.too_slow,
+    ],
 )
 LONG = settings(QUICK, max_examples=40_000, derandomize=False)
 
@@ -122,7 +125,11 @@ def mutated(draw: Any) -> Any:
     for _ in range(draw(st.integers(1, 3))):
         place: Any = document
         while True:
-            keys = list(place) if isinstance(place, dict) else list(range(len(place)))
+            keys = (
+                list(place)
+                if isinstance(place, dict)
+                else list(range(len(place)))
+            )
             if not keys:
                 break
             key = draw(st.sampled_from(keys))
@@ -148,7 +155,9 @@ def mutated(draw: Any) -> Any:
 def bodies(draw: Any) -> bytes:
     """Valid, nearly valid, JSON of any kind, JSON that is not quite JSON, or bytes."""
     kind = draw(
-        st.sampled_from(["valid", "mutated", "document", "cut", "bytes", "nested"])
+        st.sampled_from(
+            ["valid", "mutated", "document", "cut", "bytes", "nested"]
+        )
     )
     if kind == "bytes":
         return bytes(draw(st.binary(max_size=400)))
@@ -179,10 +188,21 @@ def requests(draw: Any) -> tuple[str, str, bytes, dict[str, Any]]:
     if draw(st.integers(0, 9)) == 0:
         method = draw(
             st.sampled_from(
-                ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]
+                [
+                    "GET",
+                    "HEAD",
+                    "POST",
+                    "PUT",
+                    "PATCH",
+                    "DELETE",
+                    "OPTIONS",
+                    "TRACE",
+                ]
             )
         )
-    name = draw(st.one_of(st.sampled_from(NAMES), st.sampled_from(NAMES[:3]), odd))
+    name = draw(
+        st.one_of(st.sampled_from(NAMES), st.sampled_from(NAMES[:3]), odd)
+    )
     path = re.sub(
         r"\{version\}",
         draw(st.sampled_from(["1", "2", "x", "99999999999999999999"])),
@@ -225,14 +245,19 @@ async def answering(calls: list[Any]) -> list[Answer]:
     answers = []
     for call in calls:
         if call.tensors:
-            data = (np.frombuffer(call.tensors[0].data, np.float32) * 2).tobytes()
+            data = (
+                np.frombuffer(call.tensors[0].data, np.float32) * 2
+            ).tobytes()
             answers.append(
                 Answer(
-                    call.id, tensors=[Tensor("y", "FP32", call.tensors[0].shape, data)]
+                    call.id,
+                    tensors=[Tensor("y", "FP32", call.tensors[0].shape, data)],
                 )
             )
         else:
-            answers.append(Answer(call.id, data=b'[{"label":"dark","score":1.0}]'))
+            answers.append(
+                Answer(call.id, data=b'[{"label":"dark","score":1.0}]')
+            )
     return answers
 
 
@@ -248,7 +273,10 @@ def api(tmp_path_factory):
         a_route("numbers", sockets=[worker.path], **signature),
         a_route("spots", sockets=[worker.path]),
         a_route(
-            "words", kind="text", task="text-classification", sockets=[worker.path]
+            "words",
+            kind="text",
+            task="text-classification",
+            sockets=[worker.path],
         ),
         a_route("loading", ready=False),
         a_route("other-project", project="other"),
@@ -258,7 +286,9 @@ def api(tmp_path_factory):
     api.close()
 
 
-def check(api: InMemoryApi, asked: tuple[str, str, bytes, dict[str, Any]]) -> None:
+def check(
+    api: InMemoryApi, asked: tuple[str, str, bytes, dict[str, Any]]
+) -> None:
     method, path, body, headers = asked
     reply = api.ask(
         method,

@@ -30,7 +30,9 @@ def noise_graph():
     """Noise of 12 numbers as a picture of 2x2 pixels."""
     from onnx import TensorProto, helper, numpy_helper
 
-    latent = helper.make_tensor_value_info("latent", TensorProto.FLOAT, ["batch", 12])
+    latent = helper.make_tensor_value_info(
+        "latent", TensorProto.FLOAT, ["batch", 12]
+    )
     image = helper.make_tensor_value_info(
         "image", TensorProto.FLOAT, ["batch", 2, 2, 3]
     )
@@ -59,7 +61,9 @@ def folder(tmp_path_factory):
         preprocessing={"height": 2, "width": 2, "color": "rgb", "latent": 12},
         labels=[],
     )
-    write_golden(draft, ["1", "2"], Predictor(draft, manifest).predict(["1", "2"]))
+    write_golden(
+        draft, ["1", "2"], Predictor(draft, manifest).predict(["1", "2"])
+    )
     bundle.seal(draft, manifest, target)
     return target
 
@@ -79,7 +83,9 @@ def the_route(worker):
 @pytest.fixture(scope="module")
 def api(folder, tmp_path_factory):
     api = InMemoryApi()
-    worker = api.worker(tmp_path_factory.mktemp("w") / "w", answering_with(folder))
+    worker = api.worker(
+        tmp_path_factory.mktemp("w") / "w", answering_with(folder)
+    )
     api.update(the_route(worker), a_route("spots", sockets=[worker.path]))
     yield api
     api.runner.run(worker.stop())
@@ -114,14 +120,19 @@ def test_hugging_face_takes_a_seed_or_nothing(api, seven, document):
 
 
 def test_a_list_of_seeds_is_answered_one_list_each(api, seven):
-    assert post(api, "/models/noise", {"inputs": ["7", "7"]}).json == [seven[:1]] * 2
+    assert (
+        post(api, "/models/noise", {"inputs": ["7", "7"]}).json
+        == [seven[:1]] * 2
+    )
 
 
 @pytest.mark.parametrize(
     ("body", "headers"), [(b"", {}), (b"{}", JSON), (b"", {"accept": "*/*"})]
 )
 def test_nothing_at_all_is_a_picture_by_chance(api, body, headers):
-    one, other = (api.ask("POST", "/models/noise", body, headers) for _ in range(2))
+    one, other = (
+        api.ask("POST", "/models/noise", body, headers) for _ in range(2)
+    )
     assert (one.status, len(one.json)) == (200, 1)
     assert one.json != other.json
 
@@ -144,7 +155,10 @@ def test_several_pictures_are_no_file(api):
         reply = post(api, "/models/noise", document, accept="image/png")
         assert reply.status == 400
         assert "accept application/json for a list" in reply.error
-    assert post(api, "/models/spots", {"inputs": "7"}, accept="image/png").status == 400
+    assert (
+        post(api, "/models/spots", {"inputs": "7"}, accept="image/png").status
+        == 400
+    )
     assert (
         "accepts only"
         in post(api, "/models/noise", {"inputs": "7"}, accept="text/html").error
@@ -164,7 +178,10 @@ def test_several_pictures_are_no_file(api):
             {"inputs": "7", "parameters": {"num_images": 1000}},
             "num_images is a whole number from 1 to 64, not 1000",
         ),
-        ({"inputs": "7", "parameters": {"top_k": 3}}, "unknown parameter 'top_k'"),
+        (
+            {"inputs": "7", "parameters": {"top_k": 3}},
+            "unknown parameter 'top_k'",
+        ),
         (
             {"inputs": "7", "parameters": {"steps": 3}},
             "only diffusion models take steps",
@@ -178,7 +195,10 @@ def test_what_is_wrong_is_said(api, document, says):
 
 
 def test_kserve_v1_takes_seeds_as_instances(api, seven):
-    for instances in (["7", 7, ""], [{"seed": "7"}, {"seed": 7}, {"seed": None}]):
+    for instances in (
+        ["7", 7, ""],
+        [{"seed": "7"}, {"seed": 7}, {"seed": None}],
+    ):
         reply = post(
             api,
             "/v1/models/noise:predict",
@@ -208,9 +228,9 @@ def test_openai_makes_pictures(api, seven):
     assert reply.json["created"] > 0
     assert (
         len(
-            post(api, "/v1/images/generations", {"model": "noise", "prompt": ""}).json[
-                "data"
-            ]
+            post(
+                api, "/v1/images/generations", {"model": "noise", "prompt": ""}
+            ).json["data"]
         )
         == 1
     )
@@ -249,19 +269,26 @@ def test_openai_says_what_is_wrong(api, document, status, says):
 def test_v2_takes_seeds_as_bytes(api, seven):
     document = {
         "inputs": [
-            {"name": "seed", "datatype": "BYTES", "shape": [2], "data": ["7", "8"]}
+            {
+                "name": "seed",
+                "datatype": "BYTES",
+                "shape": [2],
+                "data": ["7", "8"],
+            }
         ],
         "outputs": [{"name": "answer"}],
         "parameters": {"num_images": 3},
     }
     (answer,) = post(api, "/v2/models/noise/infer", document).json["outputs"]
     assert msgspec.json.decode(answer["data"][0]) == seven
-    (image,) = post(api, "/v2/models/noise/infer", {**document, "outputs": []}).json[
-        "outputs"
-    ]
+    (image,) = post(
+        api, "/v2/models/noise/infer", {**document, "outputs": []}
+    ).json["outputs"]
     assert (image["name"], image["shape"]) == ("image", [2, 3, 2, 2, 3])
     task = api.ask("GET", "/v2/models/noise").json["task"]
-    assert task["inputs"] == [{"name": "seed", "datatype": "BYTES", "shape": [-1]}]
+    assert task["inputs"] == [
+        {"name": "seed", "datatype": "BYTES", "shape": [-1]}
+    ]
 
 
 def test_v2_takes_the_noise_itself(api, seven):
@@ -272,7 +299,9 @@ def test_v2_takes_the_noise_itself(api, seven):
         "shape": [3, 12],
         "data": noise.ravel().tolist(),
     }
-    (image,) = post(api, "/v2/models/noise/infer", {"inputs": [tensor]}).json["outputs"]
+    (image,) = post(api, "/v2/models/noise/infer", {"inputs": [tensor]}).json[
+        "outputs"
+    ]
     made = np.reshape(image["data"], image["shape"])
     for picture, file in zip(made, seven, strict=True):
         pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(file))))
@@ -291,12 +320,20 @@ def test_a_seed_gets_the_same_pictures_alone_and_in_a_batch(folder, seven):
     assert msgspec.json.decode(answers[1].data) == seven
     assert msgspec.json.decode(answers[4].data) == seven[:1]
     assert answers[2].code == "invalid_input"
-    assert [len(msgspec.json.decode(answers[n].data)) for n in (0, 3, 5)] == [2, 3, 64]
+    assert [len(msgspec.json.decode(answers[n].data)) for n in (0, 3, 5)] == [
+        2,
+        3,
+        64,
+    ]
 
 
-def test_the_published_client_and_the_sdk_ask_for_pictures(folder, seven, tmp_path):
+def test_the_published_client_and_the_sdk_ask_for_pictures(
+    folder, seven, tmp_path
+):
     async def routes(live):
-        return [the_route(await live.worker(tmp_path / "w", answering_with(folder)))]
+        return [
+            the_route(await live.worker(tmp_path / "w", answering_with(folder)))
+        ]
 
     live = LiveApi(routes)
     try:
@@ -307,9 +344,9 @@ def test_the_published_client_and_the_sdk_ask_for_pictures(folder, seven, tmp_pa
             np.asarray(Image.open(io.BytesIO(base64.b64decode(seven[0])))),
         )
         with Client(live.url, "user-key") as client:
-            assert client.predict("noise", "7", parameters={"num_images": 3}) == [
-                {"input": "7", "output": seven}
-            ]
+            assert client.predict(
+                "noise", "7", parameters={"num_images": 3}
+            ) == [{"input": "7", "output": seven}]
             assert len(client.predict("noise")[0]["output"]) == 1
     finally:
         live.close()

@@ -54,7 +54,10 @@ def api(tmp_path_factory, seen):
     api.update(
         a_route("spots", sockets=[worker.path], labels=["dark", "bright"]),
         a_route(
-            "words", kind="text", task="text-classification", sockets=[worker.path]
+            "words",
+            kind="text",
+            task="text-classification",
+            sockets=[worker.path],
         ),
         a_route("loading", ready=False),
         a_route("broken", ready=False, error="the golden set differs"),
@@ -108,7 +111,10 @@ def test_a_picture_comes_as_bytes_or_base64(api, body, headers):
 
 def test_a_list_of_pictures_is_answered_one_list_each(api):
     reply = api.ask(
-        "POST", "/models/spots", msgspec.json.encode({"inputs": [PICTURE] * 3}), JSON
+        "POST",
+        "/models/spots",
+        msgspec.json.encode({"inputs": [PICTURE] * 3}),
+        JSON,
     )
     assert (reply.status, reply.json) == (200, [SCORES] * 3)
 
@@ -142,9 +148,19 @@ def test_the_texts_of_one_request_wait_together(api, seen, tmp_path):
     worker = api.worker(tmp_path / "w", slow)
     kept = api.gateway._snapshot
     api.update(
-        a_route("slow", kind="text", task="text-classification", sockets=[worker.path])
+        a_route(
+            "slow",
+            kind="text",
+            task="text-classification",
+            sockets=[worker.path],
+        )
     )
-    api.ask("POST", "/models/slow", msgspec.json.encode({"inputs": ["x"] * 40}), JSON)
+    api.ask(
+        "POST",
+        "/models/slow",
+        msgspec.json.encode({"inputs": ["x"] * 40}),
+        JSON,
+    )
     api.gateway.update(kept)
     api.runner.run(worker.stop())
     assert sum(sizes) == 40
@@ -158,7 +174,8 @@ def test_parameters_and_the_name_of_the_request_go_with_every_input(api, seen):
         "parameters": {"top_k": 2, "function_to_apply": "softmax"},
     }
     assert (
-        api.ask("POST", "/models/words", msgspec.json.encode(body), JSON).status == 200
+        api.ask("POST", "/models/words", msgspec.json.encode(body), JSON).status
+        == 200
     )
     assert [call.parameters for call in seen.calls] == [body["parameters"]] * 2
     assert [call.data for call in seen.calls] == [b"a", b"b"]
@@ -204,7 +221,9 @@ def test_the_input_that_is_refused_is_named(api):
         ("spots", b"x", {"accept": "text/html, image/*;q=0.5"}),
     ],
 )
-def test_what_the_hub_would_not_take_is_refused_in_its_shape(api, name, body, headers):
+def test_what_the_hub_would_not_take_is_refused_in_its_shape(
+    api, name, body, headers
+):
     reply = api.ask("POST", f"/models/{name}", body, headers)
     assert reply.status == 400
     assert reply.json.keys() == {"error"}
@@ -213,10 +232,19 @@ def test_what_the_hub_would_not_take_is_refused_in_its_shape(api, name, body, he
 
 @pytest.mark.parametrize(
     "accept",
-    ["*/*", "application/json", "application/*;q=0.1", "text/html, */*", "", " "],
+    [
+        "*/*",
+        "application/json",
+        "application/*;q=0.1",
+        "text/html, */*",
+        "",
+        " ",
+    ],
 )
 def test_an_accept_that_json_satisfies_is_satisfied(api, accept):
-    assert api.ask("POST", "/models/spots", b"x", {"accept": accept}).status == 200
+    assert (
+        api.ask("POST", "/models/spots", b"x", {"accept": accept}).status == 200
+    )
 
 
 def test_a_model_of_tensors_says_where_to_go(api):
@@ -227,7 +255,10 @@ def test_a_model_of_tensors_says_where_to_go(api):
 
 
 def test_a_deployment_describes_itself(api):
-    assert api.ask("GET", "/models/words").json["pipeline_tag"] == "text-classification"
+    assert (
+        api.ask("GET", "/models/words").json["pipeline_tag"]
+        == "text-classification"
+    )
     assert api.ask("GET", "/models/spots").json["labels"] == ["dark", "bright"]
     assert (
         api.ask("GET", "/models/spots/info").json
@@ -242,10 +273,14 @@ def test_a_deployment_says_whether_it_answers(api, name, status):
     assert api.ask("GET", f"/models/{name}/health").status == status
 
 
-@pytest.mark.parametrize(("version", "status"), [("1", 200), ("2", 404), ("one", 404)])
+@pytest.mark.parametrize(
+    ("version", "status"), [("1", 200), ("2", 404), ("one", 404)]
+)
 def test_a_version_can_be_pinned(api, version, status):
     assert (
-        api.ask("POST", "/models/spots", b"x", {"x-modelmill-version": version}).status
+        api.ask(
+            "POST", "/models/spots", b"x", {"x-modelmill-version": version}
+        ).status
         == status
     )
 
@@ -324,7 +359,9 @@ def test_a_model_can_be_waited_for(api, tmp_path, seen, body, headers):
 def test_waiting_ends_with_the_time_a_call_may_take(tmp_path):
     api = InMemoryApi(timeout_seconds=0.1)
     api.update(a_route("loading", ready=False))
-    reply = api.ask("POST", "/models/loading", b"x", {"x-wait-for-model": "true"})
+    reply = api.ask(
+        "POST", "/models/loading", b"x", {"x-wait-for-model": "true"}
+    )
     api.close()
     assert reply.status == 504
     assert "still loading" in reply.error
@@ -336,7 +373,10 @@ def test_waiting_ends_with_the_time_a_call_may_take(tmp_path):
 @pytest.fixture(scope="module")
 def live(tmp_path_factory):
     folder = tmp_path_factory.mktemp("live")
-    pictures, texts = picture_bundle(folder / "pictures"), text_bundle(folder / "texts")
+    pictures, texts = (
+        picture_bundle(folder / "pictures"),
+        text_bundle(folder / "texts"),
+    )
     scenes = mask_bundle(folder / "scenes")
 
     async def routes(live):
@@ -348,7 +388,13 @@ def live(tmp_path_factory):
         return [
             a_route("spots", sockets=[spots.path]),
             a_route("scenes", task="image-segmentation", sockets=[masks.path]),
-            a_route("words", kind="text", task=task, inputs=ids, sockets=[words.path]),
+            a_route(
+                "words",
+                kind="text",
+                task=task,
+                inputs=ids,
+                sockets=[words.path],
+            ),
         ]
 
     api = LiveApi(routes)
@@ -368,7 +414,8 @@ def test_the_hub_client_classifies_pictures(live, tmp_path):
         assert [row.label for row in rows] == ["bright", "dark"]
         assert rows[0].score == pytest.approx(0.8, abs=0.01)
     assert [
-        row.label for row in client(live, "spots").image_classification(bright, top_k=1)
+        row.label
+        for row in client(live, "spots").image_classification(bright, top_k=1)
     ] == ["bright"]
 
 
@@ -376,7 +423,8 @@ def test_the_hub_client_segments_pictures(live):
     scene = np.full((40, 60), 20, np.uint8)
     scene[:, 30:] = 230
     rows = {
-        row.label: row for row in client(live, "scenes").image_segmentation(png(scene))
+        row.label: row
+        for row in client(live, "scenes").image_segmentation(png(scene))
     }
     assert rows.keys() == {"dark", "bright"}
     assert rows["bright"].mask.size == (60, 40)
@@ -393,7 +441,10 @@ def test_the_hub_client_segments_pictures(live):
 def test_the_hub_client_classifies_texts(live):
     rows = client(live, "words").text_classification("good film")
     assert {row.label for row in rows} == {"good", "bad"}
-    assert len(client(live, "words").text_classification("good film", top_k=1)) == 1
+    assert (
+        len(client(live, "words").text_classification("good film", top_k=1))
+        == 1
+    )
 
 
 @pytest.mark.filterwarnings("ignore:Use 'content:DeprecationWarning")  # its own
@@ -426,7 +477,9 @@ def test_the_hub_client_shows_what_was_wrong(live, name, key, status, says):
     assert says in str(caught.value)
 
 
-@pytest.mark.parametrize("options", [{"top_k": 0}, {"function_to_apply": "sigmoid"}])
+@pytest.mark.parametrize(
+    "options", [{"top_k": 0}, {"function_to_apply": "sigmoid"}]
+)
 def test_the_task_checks_its_parameters(live, options):
     with pytest.raises(HfHubHTTPError, match=next(iter(options))):
         client(live, "words").text_classification("good film", **options)
@@ -446,8 +499,13 @@ def test_a_body_may_be_packed_marked_and_hold_half_a_character(
 ):
     halves = r"\ud83d \ud83d\ude00 \\ud83d \udE00"
     body = b"\xef\xbb\xbf{" + before.format(halves).encode() + b"}"
-    pack = {"gzip": gzip.compress, "deflate": zlib.compress, "identity": bytes}[coding]
-    headers = {"content-encoding": coding, "x-amzn-sagemaker-target-model": "words"}
+    pack = {"gzip": gzip.compress, "deflate": zlib.compress, "identity": bytes}[
+        coding
+    ]
+    headers = {
+        "content-encoding": coding,
+        "x-amzn-sagemaker-target-model": "words",
+    }
     reply = api.ask("POST", path, pack(body), headers)
     assert reply.status == 200, reply.body
     assert seen.calls[-1].data.decode() == "\ufffd \U0001f600 \\ud83d \ufffd"

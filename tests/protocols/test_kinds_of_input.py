@@ -15,7 +15,11 @@ WHOLE = msgspec.json.encode(
     {
         "generated_text": "x",
         "finish_reason": "stop",
-        "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
+        "usage": {
+            "prompt_tokens": 1,
+            "completion_tokens": 1,
+            "total_tokens": 2,
+        },
     }
 )
 
@@ -79,7 +83,11 @@ def asked(tmp_path):
             {"inputs": "", "parameters": {"messages": MESSAGES}},
             CONVERSATION,
         ),
-        ("/models/miller", {"inputs": "x", "parameters": {"token_ids": [5, 6]}}, IDS),
+        (
+            "/models/miller",
+            {"inputs": "x", "parameters": {"token_ids": [5, 6]}},
+            IDS,
+        ),
         (
             "/v2/models/miller/generate",
             {"text_input": "", "messages": MESSAGES},
@@ -141,4 +149,6 @@ def test_what_is_none_is_refused_before_it_is_queued(asked):
     both = {"messages": MESSAGES, "token_ids": [5]}
     reply, calls = asked("/models/miller", inputs="", parameters=both)
     assert (reply.status, calls) == (400, [])
-    assert b"messages and token_ids are two inputs: send one of them" in reply.body
+    assert (
+        b"messages and token_ids are two inputs: send one of them" in reply.body
+    )

@@ -53,7 +53,12 @@ def specs(*given, suffix=""):
 def tensors(name, *given, **changed):
     outputs = specs(*given, suffix="_out")
     return a_route(
-        name, kind="tensor", task="", inputs=specs(*given), outputs=outputs, **changed
+        name,
+        kind="tensor",
+        task="",
+        inputs=specs(*given),
+        outputs=outputs,
+        **changed,
     )
 
 
@@ -67,18 +72,28 @@ def api(tmp_path_factory, mirror):
     folder = tmp_path_factory.mktemp("kserve")
     api = InMemoryApi()
     model = answering_with(picture_bundle(folder / "bundle"))
-    real, mirrors = api.worker(folder / "r", model), api.worker(folder / "m", mirror)
+    real, mirrors = (
+        api.worker(folder / "r", model),
+        api.worker(folder / "m", mirror),
+    )
     there = {"sockets": [mirrors.path]}
     api.update(
         a_route("spots", sockets=[real.path]),
         a_route("words", kind="text", task="text-classification", **there),
-        tensors("brightness", ("image", "UINT8", [-1, -1, -1, 1]), sockets=[real.path]),
+        tensors(
+            "brightness",
+            ("image", "UINT8", [-1, -1, -1, 1]),
+            sockets=[real.path],
+        ),
         tensors("two", ("a", "FP32", [-1, 2]), ("b", "INT64", [-1]), **there),
         tensors("scalar", ("x", "FP64", [-1]), **there),
         tensors("fixed", ("x", "FP32", [1, 2]), **there),
         tensors("odd", ("x", "BYTES", [-1, 1]), **there),
         tensors("rankless", ("x", "FP32", []), **there),
-        *(tensors(f"of-{kind}", ("x", kind, [-1, 2]), **there) for kind in NUMPY),
+        *(
+            tensors(f"of-{kind}", ("x", kind, [-1, 2]), **there)
+            for kind in NUMPY
+        ),
         a_route("loading", ready=False),
     )
     yield api
@@ -88,7 +103,11 @@ def api(tmp_path_factory, mirror):
 
 
 def predict(api, name, document, **options):
-    body = document if isinstance(document, bytes) else json.dumps(document).encode()
+    body = (
+        document
+        if isinstance(document, bytes)
+        else json.dumps(document).encode()
+    )
     return api.ask("POST", PATH.format(name), body, **options)
 
 
@@ -117,7 +136,9 @@ def test_a_picture_comes_in_every_form_of_tensorflow_serving(api, instance):
 def test_texts_are_answered_in_their_order(api, mirror, instances):
     mirror.calls.clear()
     reply = predict(
-        api, "words", {"instances": instances, "signature_name": "serving_default"}
+        api,
+        "words",
+        {"instances": instances, "signature_name": "serving_default"},
     )
     assert reply.json == {
         "predictions": [[{"label": "good", "score": 1.0}]] * len(instances)
@@ -148,7 +169,9 @@ def test_parameters_are_passed_on(api, mirror):
     )
 
 
-@pytest.mark.parametrize("inputs", [["fine", "dull"], {"text": ["fine", "dull"]}])
+@pytest.mark.parametrize(
+    "inputs", [["fine", "dull"], {"text": ["fine", "dull"]}]
+)
 def test_columns_of_texts_are_answered_with_outputs(api, inputs):
     reply = predict(api, "words", {"inputs": inputs})
     assert reply.json == {"outputs": [[{"label": "good", "score": 1.0}]] * 2}
@@ -156,7 +179,9 @@ def test_columns_of_texts_are_answered_with_outputs(api, inputs):
 
 def test_the_instance_that_is_refused_is_named(api):
     broken = base64.b64encode(b"no picture").decode()
-    assert refused(predict(api, "spots", {"instances": [B64, broken]}), "input 1: ")
+    assert refused(
+        predict(api, "spots", {"instances": [B64, broken]}), "input 1: "
+    )
     assert refused(
         predict(api, "spots", {"instances": [B64, 5]}),
         "instance 1 holds an image as base64",
@@ -222,15 +247,23 @@ def test_rows_of_several_inputs_are_objects(api):
 
 
 def test_columns_are_answered_with_columns(api):
-    reply = predict(api, "two", {"inputs": {"a": [[1, 2], [3, 4]], "b": [7, 8]}})
-    assert reply.json == {"outputs": {"a_out": [[1, 2], [3, 4]], "b_out": [7, 8]}}
+    reply = predict(
+        api, "two", {"inputs": {"a": [[1, 2], [3, 4]], "b": [7, 8]}}
+    )
+    assert reply.json == {
+        "outputs": {"a_out": [[1, 2], [3, 4]], "b_out": [7, 8]}
+    }
     for inputs in ([[1, 2]], {"x": [[1, 2]]}):
-        assert predict(api, "of-FP32", {"inputs": inputs}).json == {"outputs": [[1, 2]]}
+        assert predict(api, "of-FP32", {"inputs": inputs}).json == {
+            "outputs": [[1, 2]]
+        }
 
 
 def test_a_real_model_answers_pixels(api):
     picture = [[[204], [204]], [[204], [204]]]
-    (scores,) = predict(api, "brightness", {"instances": [picture]}).json["predictions"]
+    (scores,) = predict(api, "brightness", {"instances": [picture]}).json[
+        "predictions"
+    ]
     assert scores == pytest.approx([0.2, 0.8], abs=0.01)
 
 
@@ -320,7 +353,8 @@ def test_an_output_without_rows_is_a_failure_of_the_model_and_has_columns(
     async def total(calls):
         return [
             Answer(
-                call.id, tensors=[Tensor("sum", "FP32", [], np.float32(3).tobytes())]
+                call.id,
+                tensors=[Tensor("sum", "FP32", [], np.float32(3).tobytes())],
             )
             for call in calls
         ]
@@ -347,7 +381,9 @@ anything = st.recursive(
     | st.just({"b64": B64}),
     lambda inner: (
         st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from(["x", "a", "b", "text", "b64"]), inner)
+        | st.dictionaries(
+            st.sampled_from(["x", "a", "b", "text", "b64"]), inner
+        )
     ),
     max_leaves=12,
 )
@@ -355,7 +391,16 @@ anything = st.recursive(
 
 @given(
     name=st.sampled_from(
-        ["spots", "words", "of-FP32", "of-INT8", "two", "scalar", "odd", "rankless"]
+        [
+            "spots",
+            "words",
+            "of-FP32",
+            "of-INT8",
+            "two",
+            "scalar",
+            "odd",
+            "rankless",
+        ]
     ),
     document=st.dictionaries(
         st.sampled_from(["instances", "inputs", "parameters"]), anything
@@ -370,7 +415,9 @@ def test_whatever_comes_is_answered_or_refused_in_shape(api, name, document):
 
 def test_there_is_no_explainer(api):
     assert refused(
-        api.ask("POST", "/v1/models/spots:explain", b"{}"), "no explainer", status=501
+        api.ask("POST", "/v1/models/spots:explain", b"{}"),
+        "no explainer",
+        status=501,
     )
     assert refused(
         api.ask("POST", "/v1/models/absent:explain", b"{}"),
@@ -379,10 +426,14 @@ def test_there_is_no_explainer(api):
     )
 
 
-@pytest.mark.parametrize("name", ["absent", "org/absent", ":predict", "spots:predict"])
+@pytest.mark.parametrize(
+    "name", ["absent", "org/absent", ":predict", "spots:predict"]
+)
 def test_a_model_that_does_not_exist_is_said_so(api, name):
     assert refused(
-        predict(api, name, {"instances": ["x"]}), f"unknown model '{name}'", status=404
+        predict(api, name, {"instances": ["x"]}),
+        f"unknown model '{name}'",
+        status=404,
     )
 
 
@@ -391,7 +442,10 @@ def test_a_version_can_be_pinned(api):
     for version, status in (("1", 200), ("9", 404)):
         assert (
             api.ask(
-                "POST", PATH.format("spots"), body, {"x-modelmill-version": version}
+                "POST",
+                PATH.format("spots"),
+                body,
+                {"x-modelmill-version": version},
             ).status
             == status
         )

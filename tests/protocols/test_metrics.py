@@ -20,7 +20,10 @@ KEYS = {
 
 
 async def echo(calls):
-    return [Answer(call.id, data=b'[{"label":"dark","score":1.0}]') for call in calls]
+    return [
+        Answer(call.id, data=b'[{"label":"dark","score":1.0}]')
+        for call in calls
+    ]
 
 
 @pytest.fixture
@@ -102,7 +105,10 @@ def test_every_series_names_its_project(live):
     predict(live, "shop-key")
     predict(live, "their-key")
     samples = found(live, "admin-key")
-    assert {labels.get("project") for _, labels, _ in samples} == {"default", "other"}
+    assert {labels.get("project") for _, labels, _ in samples} == {
+        "default",
+        "other",
+    }
 
 
 def test_a_user_key_reads_its_own_project_and_its_own_usage(live):
@@ -117,7 +123,9 @@ def test_a_user_key_reads_its_own_project_and_its_own_usage(live):
         ("default", "spots"): 3,
         ("default", "stripes"): 1,
     }
-    assert {labels["project"] for _, labels, _ in found(live, "their-key")} == {"other"}
+    assert {labels["project"] for _, labels, _ in found(live, "their-key")} == {
+        "other"
+    }
     text = ask(live, "GET", "/metrics", "shop-key").text
     assert "boss" not in text
     assert "desk" not in text
@@ -139,7 +147,9 @@ def test_undeploying_ends_the_use_of_that_project_alone(live):
     predict(live, "shop-key")
     predict(live, "shop-key", "stripes")
     predict(live, "their-key", times=3)
-    live.change(*(one for one in live.there if one.project != "other"), keys=KEYS)
+    live.change(
+        *(one for one in live.there if one.project != "other"), keys=KEYS
+    )
     assert usage(live, "admin-key") == {
         ("default", "shop", "spots"): 1,
         ("default", "shop", "stripes"): 1,

@@ -50,14 +50,18 @@ def refused(reply, status, kind, code):
 def test_the_list_of_models_is_for_both_readers(api):
     document = api.ask("GET", "/v1/models").json
     assert document["object"] == "list"
-    assert document["models"] == [row["id"] for row in document["data"]] == NAMES
+    assert (
+        document["models"] == [row["id"] for row in document["data"]] == NAMES
+    )
     assert document["data"][2] == {
         "id": "spots",
         "object": "model",
         "created": 1_790_000_000,
         "owned_by": "default",
     }
-    assert api.ask("GET", "/v1/models", key="other-key").json["models"] == ["secret"]
+    assert api.ask("GET", "/v1/models", key="other-key").json["models"] == [
+        "secret"
+    ]
 
 
 def test_a_model_is_described_for_both_readers(api):
@@ -74,7 +78,12 @@ def test_a_model_is_described_for_both_readers(api):
 
 @pytest.mark.parametrize(
     ("name", "ready"),
-    [("words", False), ("loading", False), ("unloaded", False), ("asleep", True)],
+    [
+        ("words", False),
+        ("loading", False),
+        ("unloaded", False),
+        ("asleep", True),
+    ],
 )
 def test_a_model_says_whether_it_would_answer(api, name, ready):
     assert api.ask("GET", f"/v1/models/{name}").json["ready"] is ready
@@ -82,22 +91,37 @@ def test_a_model_says_whether_it_would_answer(api, name, ready):
 
 @pytest.mark.parametrize(
     "name",
-    ["absent", "org/absent", "org/a/b", "spots/", "secret", "../secret", "é", "a b"],
+    [
+        "absent",
+        "org/absent",
+        "org/a/b",
+        "spots/",
+        "secret",
+        "../secret",
+        "é",
+        "a b",
+    ],
 )
 def test_a_model_that_does_not_exist_is_said_so(api, name):
     error = refused(
-        api.ask("GET", f"/v1/models/{name}"), 404, "not_found_error", "model_not_found"
+        api.ask("GET", f"/v1/models/{name}"),
+        404,
+        "not_found_error",
+        "model_not_found",
     )
     assert f"unknown model '{name}'" in error["message"]
     assert error["param"] == "model"
 
 
 @pytest.mark.parametrize(
-    "path", ["/v1", "/v1/", "/v1/models/", "/v1//models", "/v1/threads", "/v1/MODELS"]
+    "path",
+    ["/v1", "/v1/", "/v1/models/", "/v1//models", "/v1/threads", "/v1/MODELS"],
 )
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_a_path_that_does_not_exist_says_what_is_served(api, method, path):
-    error = refused(api.ask(method, path, b"{}"), 404, "not_found_error", "unknown_url")
+    error = refused(
+        api.ask(method, path, b"{}"), 404, "not_found_error", "unknown_url"
+    )
     assert path in error["message"]
     assert "GET /v1/models, GET /v1/models/{id}" in error["message"]
 
@@ -129,7 +153,10 @@ def test_a_wrong_verb_gets_an_error_that_names_the_right_one(api, method, path):
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
 def test_without_a_key_everything_is_the_same_error(api, method, path, key):
     refused(
-        api.ask(method, path, key=key), 401, "authentication_error", "invalid_api_key"
+        api.ask(method, path, key=key),
+        401,
+        "authentication_error",
+        "invalid_api_key",
     )
 
 
@@ -150,7 +177,9 @@ def test_every_code_has_a_type_of_openai():
 
 def test_a_failure_of_ours_has_the_shape_too(api, monkeypatch):
     monkeypatch.setattr(api.gateway, "routes", None)
-    error = refused(api.ask("GET", "/v1/models"), 500, "server_error", "internal")
+    error = refused(
+        api.ask("GET", "/v1/models"), 500, "server_error", "internal"
+    )
     assert "log" in error["message"]
 
 
@@ -217,7 +246,7 @@ def test_the_client_understands_errors(client):
 
 def test_the_client_sees_the_name_of_its_request(client):
     with pytest.raises(openai.NotFoundError) as caught:
-        client.with_options(default_headers={"X-Request-Id": "req-7"}).models.retrieve(
-            "absent"
-        )
+        client.with_options(
+            default_headers={"X-Request-Id": "req-7"}
+        ).models.retrieve("absent")
     assert caught.value.request_id == "req-7"

@@ -23,8 +23,12 @@ from tests.helpers.workers import answering_with
 
 AXES = ["batch", "height", "width", 1]
 SPECS = {
-    "inputs": [TensorSpec(name="image", datatype="UINT8", shape=[-1, -1, -1, 1])],
-    "outputs": [TensorSpec(name="repaired", datatype="FP32", shape=[-1, -1, -1, 1])],
+    "inputs": [
+        TensorSpec(name="image", datatype="UINT8", shape=[-1, -1, -1, 1])
+    ],
+    "outputs": [
+        TensorSpec(name="repaired", datatype="FP32", shape=[-1, -1, -1, 1])
+    ],
 }
 
 
@@ -40,7 +44,9 @@ def negative_bundle(target):
         helper.make_node("Div", ["levels", "white"], ["repaired"]),
     ]
     image = helper.make_tensor_value_info("image", TensorProto.UINT8, AXES)
-    repaired = helper.make_tensor_value_info("repaired", TensorProto.FLOAT, AXES)
+    repaired = helper.make_tensor_value_info(
+        "repaired", TensorProto.FLOAT, AXES
+    )
     white = numpy_helper.from_array(np.array(255, np.float32), "white")
     body = helper.make_graph(nodes, "negative", [image], [repaired], [white])
     graph = helper.make_model(
@@ -48,7 +54,9 @@ def negative_bundle(target):
     )
     (draft / "model.onnx").write_bytes(graph.SerializeToString())
     how = {"repair": "denoise", "color": "grey", "multiple": 2}
-    manifest = a_manifest(task="image-to-image", labels=[], preprocessing=how, **SPECS)
+    manifest = a_manifest(
+        task="image-to-image", labels=[], preprocessing=how, **SPECS
+    )
     inputs = [png(np.full((5, 7), 51))]
     write_golden(draft, inputs, Predictor(draft, manifest).predict(inputs))
     bundle.seal(draft, manifest, target)
@@ -67,7 +75,9 @@ NEGATIVE = 255 - PICTURE
 
 
 def route(**changed):
-    return a_route("repair", task="image-to-image", output="image", **SPECS, **changed)
+    return a_route(
+        "repair", task="image-to-image", output="image", **SPECS, **changed
+    )
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +98,8 @@ def api(tmp_path_factory, served):
 
 
 @pytest.mark.parametrize(
-    "accept", ["", "*/*", "image/png", "image/*", "application/json, image/png;q=0.5"]
+    "accept",
+    ["", "*/*", "image/png", "image/*", "application/json, image/png;q=0.5"],
 )
 def test_the_answer_is_the_picture_itself(api, accept):
     reply = api.ask(
@@ -99,13 +110,20 @@ def test_the_answer_is_the_picture_itself(api, accept):
 
 
 def test_a_caller_who_takes_only_json_gets_base64(api):
-    reply = api.ask("POST", "/models/repair", FILE, {"accept": "application/json"})
+    reply = api.ask(
+        "POST", "/models/repair", FILE, {"accept": "application/json"}
+    )
     assert reply.headers[b"content-type"] == b"application/json"
     assert np.array_equal(pixels_of(b64decode(reply.json["image"])), NEGATIVE)
 
 
 def test_several_pictures_are_answered_in_a_list(api):
-    body = {"inputs": [b64encode(FILE).decode(), b64encode(png(PICTURE[:9])).decode()]}
+    body = {
+        "inputs": [
+            b64encode(FILE).decode(),
+            b64encode(png(PICTURE[:9])).decode(),
+        ]
+    }
     found = api.ask(
         "POST",
         "/models/repair",
@@ -129,14 +147,19 @@ def test_a_caller_who_accepts_neither_gets_an_error_that_says_so(api):
 def test_v2_answers_raw_input_with_base64(api):
     def asked(*files):
         raw = tensor(
-            [b64encode(file).decode() for file in files], [len(files)], "BYTES", "image"
+            [b64encode(file).decode() for file in files],
+            [len(files)],
+            "BYTES",
+            "image",
         )
         return infer(api, "repair", raw, outputs=[{"name": "answer"}])
 
     (output,) = asked(FILE, FILE).json["outputs"]
     assert (output["name"], output["shape"]) == ("answer", [2])
     assert all(
-        np.array_equal(pixels_of(b64decode(json.loads(text)["image"])), NEGATIVE)
+        np.array_equal(
+            pixels_of(b64decode(json.loads(text)["image"])), NEGATIVE
+        )
         for text in output["data"]
     )
     refused(
@@ -153,7 +176,9 @@ def test_v2_answers_tensors_with_values(api):
         "data": PICTURE.ravel().tolist(),
     }
     reply = api.ask(
-        "POST", "/v2/models/repair/infer", msgspec.json.encode({"inputs": [tensor]})
+        "POST",
+        "/v2/models/repair/infer",
+        msgspec.json.encode({"inputs": [tensor]}),
     )
     (output,) = reply.json["outputs"]
     assert (output["name"], output["shape"]) == ("repaired", [1, 30, 41, 1])

@@ -30,14 +30,20 @@ def folder(tmp_path_factory):
 
 def the_route(worker):
     return a_route(
-        "fill", task="image-to-image", output="image", **HOLES, sockets=[worker.path]
+        "fill",
+        task="image-to-image",
+        output="image",
+        **HOLES,
+        sockets=[worker.path],
     )
 
 
 @pytest.fixture(scope="module")
 def api(folder, tmp_path_factory):
     api = InMemoryApi()
-    worker = api.worker(tmp_path_factory.mktemp("w") / "w", answering_with(folder))
+    worker = api.worker(
+        tmp_path_factory.mktemp("w") / "w", answering_with(folder)
+    )
     api.update(the_route(worker), a_route("spots", sockets=[worker.path]))
     yield api
     api.runner.run(worker.stop())
@@ -77,7 +83,9 @@ def test_hugging_face_takes_a_mask_as_a_parameter(api):
         "parameters": {"mask": base64.b64encode(MASK).decode()},
     }
     headers = {"content-type": "application/json", "accept": "application/json"}
-    reply = api.ask("POST", "/models/fill", msgspec.json.encode(document), headers)
+    reply = api.ask(
+        "POST", "/models/fill", msgspec.json.encode(document), headers
+    )
     assert reply.status == 200
     assert np.array_equal(hole_of(reply.json["image"]), HOLE)
 
@@ -123,14 +131,18 @@ def test_openai_edits_a_picture_of_a_form_in_any_order(api, name):
 
 def test_the_official_client_edits_pictures(folder, tmp_path):
     async def routes(live):
-        return [the_route(await live.worker(tmp_path / "w", answering_with(folder)))]
+        return [
+            the_route(await live.worker(tmp_path / "w", answering_with(folder)))
+        ]
 
     live = LiveApi(routes)
     try:
         client = openai.OpenAI(
             base_url=f"{live.url}/v1", api_key="user-key", max_retries=0
         )
-        clear = png(np.dstack([np.full((8, 12, 3), 90), np.where(HOLE, 0, 255)]))
+        clear = png(
+            np.dstack([np.full((8, 12, 3), 90), np.where(HOLE, 0, 255)])
+        )
         for options in ({"image": PICTURE, "mask": clear}, {"image": [clear]}):
             found = client.images.edit(model="fill", prompt="", **options)
             assert np.array_equal(hole_of(found.data[0].b64_json), HOLE)
@@ -148,7 +160,11 @@ def test_the_official_client_edits_pictures(folder, tmp_path):
             "the form wants one file 'image'",
         ),
         (
-            [("model", "", b"fill"), ("image", "a", PICTURE), ("image", "b", PICTURE)],
+            [
+                ("model", "", b"fill"),
+                ("image", "a", PICTURE),
+                ("image", "b", PICTURE),
+            ],
             400,
             "one file 'image', not 2",
         ),
@@ -158,7 +174,11 @@ def test_the_official_client_edits_pictures(folder, tmp_path):
             "does not say what to fill in",
         ),
         (
-            [("model", "", b"fill"), ("image", "a", PICTURE), ("mask", "m", b"x")],
+            [
+                ("model", "", b"fill"),
+                ("image", "a", PICTURE),
+                ("mask", "m", b"x"),
+            ],
             400,
             "mask: ",
         ),
@@ -181,9 +201,21 @@ def test_the_official_client_edits_pictures(folder, tmp_path):
             400,
             "'spots' does not support image edits",
         ),
-        ([("model", "", b"fil"), ("image", "a", PICTURE)], 404, "did you mean 'fill'"),
-        ([("model", "", b"\xff"), ("image", "a", PICTURE)], 400, "not valid UTF-8"),
-        ([("model", "", b"fill"), ("model", "", b"fill")], 400, "'model' 2 times"),
+        (
+            [("model", "", b"fil"), ("image", "a", PICTURE)],
+            404,
+            "did you mean 'fill'",
+        ),
+        (
+            [("model", "", b"\xff"), ("image", "a", PICTURE)],
+            400,
+            "not valid UTF-8",
+        ),
+        (
+            [("model", "", b"fill"), ("model", "", b"fill")],
+            400,
+            "'model' 2 times",
+        ),
         ([("", "", b"fill")], 400, "has no name"),
         ([("x", "", b"")] * (PARTS + 1), 400, f"more than {PARTS} parts"),
     ],
@@ -202,7 +234,10 @@ def test_openai_says_what_is_wrong_with_a_form(api, parts, status, says):
         (b"--x\r\n", "multipart/form-data; boundary=x"),
         (b"hello", "multipart/form-data; boundary=x"),
         (form([("a", "", b"1")])[0][:-8], "multipart/form-data; boundary=xyz"),
-        (form([("a", "", b"1")])[0], f"multipart/form-data; boundary={'y' * 5000}"),
+        (
+            form([("a", "", b"1")])[0],
+            f"multipart/form-data; boundary={'y' * 5000}",
+        ),
     ],
 )
 def test_what_is_no_form_is_refused(body, kind):
@@ -212,13 +247,16 @@ def test_what_is_no_form_is_refused(body, kind):
 
 @given(
     st.lists(
-        st.tuples(st.from_regex(r"[a-z\[\]]{1,9}", fullmatch=True), st.binary()),
+        st.tuples(
+            st.from_regex(r"[a-z\[\]]{1,9}", fullmatch=True), st.binary()
+        ),
         max_size=6,
     )
 )
 def test_what_is_sent_in_a_form_is_what_is_read(fields):
     body, headers = form(
-        [(name, "f", content) for name, content in fields], boundary="aB0-never-in-it"
+        [(name, "f", content) for name, content in fields],
+        boundary="aB0-never-in-it",
     )
     wanted: dict[str, list[bytes]] = {}
     for name, content in fields:
@@ -237,6 +275,8 @@ def test_a_large_mask_is_not_sent_with_every_one_of_many_pictures(api):
     picture, mask = base64.b64encode(PICTURE).decode(), "A" * (2 << 20)
     document = {"inputs": [picture] * 64, "parameters": {"mask": mask}}
     headers = {"content-type": "application/json", "accept": "application/json"}
-    reply = api.ask("POST", "/models/fill", msgspec.json.encode(document), headers)
+    reply = api.ask(
+        "POST", "/models/fill", msgspec.json.encode(document), headers
+    )
     assert reply.status == 413
     assert "send fewer inputs" in reply.error

@@ -43,7 +43,11 @@ def several(api):
     api.update(
         a_route("spots", sockets=[api.worker_path]),
         a_route(
-            "pixels", kind="tensor", task="", inputs=spec, sockets=[api.worker_path]
+            "pixels",
+            kind="tensor",
+            task="",
+            inputs=spec,
+            sockets=[api.worker_path],
         ),
         a_route("loading", ready=False),
         a_route("secret", project="other"),
@@ -77,13 +81,17 @@ def test_a_picture_as_bytes_goes_the_way_of_hugging_face(api, kind):
 
 def test_json_with_inputs_goes_the_way_of_hugging_face(api):
     reply = ask(
-        api, json.dumps({"inputs": B64, "parameters": {"top_k": 1}}).encode(), JSON
+        api,
+        json.dumps({"inputs": B64, "parameters": {"top_k": 1}}).encode(),
+        JSON,
     )
     assert [entry["label"] for entry in reply.json] == ["bright"]
 
 
 def test_json_with_instances_goes_the_way_of_kserve(api):
-    reply = ask(api, json.dumps({"instances": [B64, {"b64": B64}]}).encode(), JSON)
+    reply = ask(
+        api, json.dumps({"instances": [B64, {"b64": B64}]}).encode(), JSON
+    )
     assert [rows[0]["label"] for rows in reply.json["predictions"]] == [
         "bright",
         "bright",

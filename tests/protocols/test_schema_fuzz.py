@@ -60,7 +60,9 @@ class Admin:
     """
 
     def __init__(self, home: Path) -> None:
-        self.settings = read_settings(home=home, limits={"upload_bytes": 1 << 16})
+        self.settings = read_settings(
+            home=home, limits={"upload_bytes": 1 << 16}
+        )
         self.stores = stores = Stores(self.settings)
         stores.database.migrate()
         key = ensure_admin_key(stores.database, home).read_text().strip()
@@ -83,10 +85,13 @@ class Admin:
             embedder_of(self.gateway),
         )
         app: Any = App(
-            self.gateway, make_api(control, lambda error: STATUS.get(error.code, 500))
+            self.gateway,
+            make_api(control, lambda error: STATUS.get(error.code, 500)),
         )
         self.server = uvicorn.Server(
-            uvicorn.Config(app, http=guarded(limits), lifespan="off", log_config=None)
+            uvicorn.Config(
+                app, http=guarded(limits), lifespan="off", log_config=None
+            )
         )
         self.thread = threading.Thread(target=lambda: uvloop.run(self._serve()))
         self.thread.start()
@@ -110,9 +115,15 @@ class Admin:
         }
         stores.datasets.finish(
             row.id,
-            {"format": "imagefolder", "report": report, "index_digest": "0" * 64},
+            {
+                "format": "imagefolder",
+                "report": report,
+                "index_digest": "0" * 64,
+            },
         )
-        stores.registry.add(project, "spots", plain_bundle(home / "bundle"), None)
+        stores.registry.add(
+            project, "spots", plain_bundle(home / "bundle"), None
+        )
         stores.registry.alias(project, "spots:1", "best")
         version = stores.registry.add(
             project,
@@ -192,19 +203,24 @@ def run(admin: Admin, how: settings) -> list[str]:
     """Every operation that the API describes, with what exists, and with data after its description
     and against it.
     """
-    document = httpx2.get(f"{admin.url}/openapi.json", headers=admin.headers).json()
+    document = httpx2.get(
+        f"{admin.url}/openapi.json", headers=admin.headers
+    ).json()
     for operations in document["paths"].values():
         for operation in operations.values():
             operation.pop("security")  # every request here brings the key
     plain, good = (
-        schemathesis.openapi.from_dict(one) for one in (document, existing(document))
+        schemathesis.openapi.from_dict(one)
+        for one in (document, existing(document))
     )
     modes = [(good, schemathesis.GenerationMode.POSITIVE)] + [
         (plain, mode) for mode in schemathesis.GenerationMode
     ]
     labels = sorted(document["paths"].items())
     calls = [
-        (path, method.upper()) for path, operations in labels for method in operations
+        (path, method.upper())
+        for path, operations in labels
+        for method in operations
     ]
     for path, method in sorted(
         calls, key=lambda call: call[1] == "DELETE"
@@ -229,7 +245,9 @@ def run(admin: Admin, how: settings) -> list[str]:
     return [f"{method} {path}" for path, method in calls]
 
 
-def test_whatever_the_description_allows_or_forbids_is_answered_or_refused(admin):
+def test_whatever_the_description_allows_or_forbids_is_answered_or_refused(
+    admin,
+):
     assert len(run(admin, SETTINGS)) > 20
 
 
@@ -267,7 +285,10 @@ odd = st.one_of(
     ),
     st.text(max_size=10).map(
         lambda text: (
-            httpx2.QueryParams({"": text}).__str__().lstrip("=").replace("+", "%20")
+            httpx2.QueryParams({"": text})
+            .__str__()
+            .lstrip("=")
+            .replace("+", "%20")
         )
     ),
 )
@@ -328,7 +349,9 @@ def test_what_the_description_does_not_allow_is_refused(admin, data):
     query = data.draw(st.sampled_from(QUERIES))
     body = data.draw(st.sampled_from(BODIES))
     method = data.draw(
-        st.sampled_from(["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
+        st.sampled_from(
+            ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"]
+        )
     )
     content_type = data.draw(st.sampled_from(TYPES)).encode("latin-1")
     answer = admin.client.request(
@@ -348,9 +371,10 @@ def test_what_the_description_does_not_allow_is_refused(admin, data):
         answer.text,
     )
     if answer.status_code >= 400 and method != "HEAD":
-        assert answer.json().keys() == {"error", "code"} or answer.json().keys() == {
-            "error"
-        }, answer.text
+        assert answer.json().keys() == {
+            "error",
+            "code",
+        } or answer.json().keys() == {"error"}, answer.text
         assert len(answer.content) < 4_096
 
 
@@ -392,7 +416,9 @@ def test_uploads_are_held_to_their_limit_and_leave_no_files(admin):
 
     assert upload(bytes(1 << 16)).status_code == 202
     assert upload(bytes((1 << 16) + 1), "bigger").status_code == 413
-    assert upload((bytes(1 << 14) for _ in range(5)), "endless").status_code == 413
+    assert (
+        upload((bytes(1 << 14) for _ in range(5)), "endless").status_code == 413
+    )
     assert upload(b"", "empty").status_code == 400
     assert upload(b"x", "a\x00b").status_code == 400
     with socket.create_connection(
@@ -447,7 +473,9 @@ def test_a_large_upload_is_refused_before_it_is_read(admin):
 
 
 def lines(admin: Admin) -> str:
-    return "".join(f"{name}: {value}\r\n" for name, value in admin.headers.items())
+    return "".join(
+        f"{name}: {value}\r\n" for name, value in admin.headers.items()
+    )
 
 
 def wait(condition: Any) -> None:
@@ -458,18 +486,30 @@ def wait(condition: Any) -> None:
 
 
 def test_answers_of_the_admin_api_protect_browsers(admin):
-    url = "/docs", "/docs/assets/swagger-ui.css", "/api/v1/datasets", "/docs/nothing"
+    url = (
+        "/docs",
+        "/docs/assets/swagger-ui.css",
+        "/api/v1/datasets",
+        "/docs/nothing",
+    )
     page, asset, rows, missing = (
-        admin.client.get(f"{admin.url}{path}", headers=admin.headers) for path in url
+        admin.client.get(f"{admin.url}{path}", headers=admin.headers)
+        for path in url
     )
     refused = admin.client.get(f"{admin.url}/api/v1/datasets")
     for reply in (page, asset, rows, missing, refused):
         assert reply.headers["x-frame-options"] == "DENY"
         assert reply.headers["x-content-type-options"] == "nosniff"
-        assert "frame-ancestors 'none'" in reply.headers["content-security-policy"]
+        assert (
+            "frame-ancestors 'none'" in reply.headers["content-security-policy"]
+        )
         kept = reply.headers.get("cache-control") != "no-store"
         assert kept == (reply is asset)
-    assert [page.status_code, asset.status_code, refused.status_code] == [200, 200, 401]
+    assert [page.status_code, asset.status_code, refused.status_code] == [
+        200,
+        200,
+        401,
+    ]
     policy = page.headers["content-security-policy"]
     inline = page.text.partition("<script>")[2].partition("</script>")[0]
     digest = base64.b64encode(hashlib.sha256(inline.encode()).digest()).decode()

@@ -12,7 +12,10 @@ from huggingface_hub import InferenceClient
 
 from modelmill.protocols.openai.transcripts import segments_of, subtitles
 from modelmill.serve.wire import Answer
-from modelmill.tasks.automatic_speech_recognition.decoding import TimedText, words
+from modelmill.tasks.automatic_speech_recognition.decoding import (
+    TimedText,
+    words,
+)
 from tests.helpers.datasets import tones
 from tests.helpers.gateways import InMemoryApi, LiveApi, a_route
 from tests.helpers.text_bundles import SPEECH, speech_bundle
@@ -42,7 +45,9 @@ async def shout(calls):
     return [
         Answer(
             call.id,
-            msgspec.json.encode({"translation_text": call.data.decode().upper()}),
+            msgspec.json.encode(
+                {"translation_text": call.data.decode().upper()}
+            ),
         )
         for call in calls
     ]
@@ -51,9 +56,13 @@ async def shout(calls):
 @pytest.fixture(scope="module")
 def api(folder, tmp_path_factory):
     api = InMemoryApi()
-    worker = api.worker(tmp_path_factory.mktemp("w") / "w", answering_with(folder))
+    worker = api.worker(
+        tmp_path_factory.mktemp("w") / "w", answering_with(folder)
+    )
     louder = api.worker(tmp_path_factory.mktemp("w") / "l", shout)
-    loud = a_route("loud", task="translation", kind="text", sockets=[louder.path])
+    loud = a_route(
+        "loud", task="translation", kind="text", sockets=[louder.path]
+    )
     api.update(the_route(worker), a_route("spots", sockets=[worker.path]), loud)
     yield api
     for one in (worker, louder):
@@ -71,7 +80,9 @@ def post(api, path, document):
 
 
 def test_hugging_face_takes_a_file_or_base64(api):
-    assert api.ask("POST", "/models/ears", tones(SAID), {}).json == {"text": SAID}
+    assert api.ask("POST", "/models/ears", tones(SAID), {}).json == {
+        "text": SAID
+    }
     document = {
         "inputs": base64.b64encode(tones(SAID)).decode(),
         "parameters": {"return_timestamps": "char"},
@@ -85,16 +96,23 @@ def test_hugging_face_takes_a_file_or_base64(api):
 def test_kserve_v1_and_v2_take_it_too(api):
     file = base64.b64encode(tones(SAID)).decode()
     for instance in (file, {"b64": file}, {"audio": {"b64": file}}):
-        assert post(api, "/v1/models/ears:predict", {"instances": [instance]}).json == {
-            "predictions": [{"text": SAID}]
-        }
-    tensor = {"name": "audio", "datatype": "BYTES", "shape": [1], "data": [file]}
+        assert post(
+            api, "/v1/models/ears:predict", {"instances": [instance]}
+        ).json == {"predictions": [{"text": SAID}]}
+    tensor = {
+        "name": "audio",
+        "datatype": "BYTES",
+        "shape": [1],
+        "data": [file],
+    }
     reply = post(
         api,
         "/v2/models/ears/infer",
         {"inputs": [tensor], "outputs": [{"name": "answer"}]},
     )
-    assert msgspec.json.decode(reply.json["outputs"][0]["data"][0]) == {"text": SAID}
+    assert msgspec.json.decode(reply.json["outputs"][0]["data"][0]) == {
+        "text": SAID
+    }
 
 
 def test_openai_writes_it_down_in_every_form(api):
@@ -125,7 +143,11 @@ def test_openai_writes_it_down_in_every_form(api):
     ("parts", "status", "says"),
     [
         ([("model", "", b"ears")], 400, "the form has no 'file'"),
-        ([("model", "", b"ears"), ("file", "f", b"hello")], 400, "not a sound file"),
+        (
+            [("model", "", b"ears"), ("file", "f", b"hello")],
+            400,
+            "not a sound file",
+        ),
         (
             [("model", "", b"spots"), ("file", "f", tones("a"))],
             400,
@@ -199,7 +221,9 @@ def test_what_can_not_be_translated_is_said(api, model, status, says):
 
 def test_the_published_clients_listen(folder, tmp_path):
     async def routes(live):
-        return [the_route(await live.worker(tmp_path / "w", answering_with(folder)))]
+        return [
+            the_route(await live.worker(tmp_path / "w", answering_with(folder)))
+        ]
 
     live = LiveApi(routes)
     try:
@@ -213,7 +237,9 @@ def test_the_published_clients_listen(folder, tmp_path):
             == SAID
         )
         whole = client.audio.transcriptions.create(
-            model="ears", file=("a.wav", tones(SAID)), response_format="verbose_json"
+            model="ears",
+            file=("a.wav", tones(SAID)),
+            response_format="verbose_json",
         )
         assert [segment.text for segment in whole.segments] == [SAID]
         with InferenceClient(token="user-key") as hub:
@@ -241,7 +267,10 @@ def test_segments_end_at_pauses_and_subtitles_count():
         "WEBVTT\n\n00:00:00.000 --> 00:00:00.800\none two\n\n01:01:01.200"
     )
     long = segments_of(
-        [{"text": "w", "timestamp": [np.float64(n), n + 0.9]} for n in range(30)]
+        [
+            {"text": "w", "timestamp": [np.float64(n), n + 0.9]}
+            for n in range(30)
+        ]
     )
     assert max(part["end"] - part["start"] for part in long) <= 8
 
@@ -255,7 +284,14 @@ def test_what_is_said_without_blanks_is_cut_too():
         {"text": one.text, "timestamp": [one.start * 0.02, one.end * 0.02]}
         for one in words(heard)
     ]
-    assert [one["text"] for one in said[:6]] == ["我", "們", "a", "b", "明", "天"]
+    assert [one["text"] for one in said[:6]] == [
+        "我",
+        "們",
+        "a",
+        "b",
+        "明",
+        "天",
+    ]
     parts = segments_of(said)
     assert len(parts) > 2
     assert max(part["end"] - part["start"] for part in parts) <= 8
@@ -269,7 +305,11 @@ def test_a_transcription_that_is_asked_for_as_a_stream_is_one(api):
         ("stream", "", b"true"),
     ]
     reply = api.ask("POST", "/v1/audio/transcriptions", *form(said))
-    events = [msgspec.json.decode(line[6:]) for line in reply.body.splitlines() if line]
+    events = [
+        msgspec.json.decode(line[6:])
+        for line in reply.body.splitlines()
+        if line
+    ]
     assert events == [
         {"type": "transcript.text.delta", "delta": SAID},
         {"type": "transcript.text.done", "text": SAID},

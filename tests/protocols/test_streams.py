@@ -51,7 +51,11 @@ async def tells(calls):
     (call,) = calls
     said = parts(call, logprobs="logprobs" in call.parameters)
     usage = {"prompt_tokens": 3, "completion_tokens": len(WORDS)}
-    whole = {"generated_text": "".join(WORDS), "finish_reason": "stop", "usage": usage}
+    whole = {
+        "generated_text": "".join(WORDS),
+        "finish_reason": "stop",
+        "usage": usage,
+    }
     told = said[:2]
     if (
         call.data == b"otherwise"
@@ -101,26 +105,33 @@ def events(api, path, **document):
 def test_hugging_face_hears_of_each_token_once(api):
     found = events(api, "/models/miller", inputs="x", stream=True)
     assert [
-        (one["index"], one["token"]["text"], one["token"]["special"]) for one in found
+        (one["index"], one["token"]["text"], one["token"]["special"])
+        for one in found
     ] == [
         (1, "the ", False),
         (2, "", False),
         (3, "mill", False),
         (4, "", True),
     ]
-    assert [one["generated_text"] for one in found] == [None, None, None, "the mill"]
+    assert [one["generated_text"] for one in found] == [
+        None,
+        None,
+        None,
+        "the mill",
+    ]
 
 
 def test_openai_hears_of_what_is_new_and_with_logprobs_of_each_token(api):
     asked = {"model": "miller", "prompt": "x", "stream": True}
     texts = [
-        one["choices"][0]["text"] for one in events(api, "/v1/completions", **asked)
+        one["choices"][0]["text"]
+        for one in events(api, "/v1/completions", **asked)
     ]
     assert texts == ["the ", "mill", ""]
     found = events(api, "/v1/completions", **asked, logprobs=0)
-    assert [one["choices"][0]["logprobs"]["token_logprobs"] for one in found] == [
-        [-1.0]
-    ] * 4
+    assert [
+        one["choices"][0]["logprobs"]["token_logprobs"] for one in found
+    ] == [[-1.0]] * 4
     assert [one["choices"][0]["logprobs"]["text_offset"] for one in found] == [
         [0],
         [4],
@@ -129,7 +140,11 @@ def test_openai_hears_of_what_is_new_and_with_logprobs_of_each_token(api):
     ]
     messages = [{"role": "user", "content": "x"}]
     found = events(
-        api, "/v1/chat/completions", model="miller", messages=messages, stream=True
+        api,
+        "/v1/chat/completions",
+        model="miller",
+        messages=messages,
+        stream=True,
     )
     assert [one["choices"][0]["delta"] for one in found][1:] == [
         {"content": "the "},
@@ -150,28 +165,37 @@ def test_a_text_that_another_worker_says_otherwise_ends_in_an_error_event(api):
     )
     assert found[0]["choices"][0]["text"] == "the "
     assert (
-        "could not go on with the same text: ask again" in found[-1]["error"]["message"]
+        "could not go on with the same text: ask again"
+        in found[-1]["error"]["message"]
     )
 
 
 def test_its_tokens_are_counted_once(api):
     events(api, "/models/miller", inputs="x", stream=True)
     [pool] = [pool for _, pool in api.gateway.pools()]
-    assert (pool.series.prompt_tokens, pool.series.completion_tokens) == (3, len(WORDS))
+    assert (pool.series.prompt_tokens, pool.series.completion_tokens) == (
+        3,
+        len(WORDS),
+    )
 
 
 def test_a_stream_is_traced_to_its_end(api, monkeypatch, tmp_path):
     pytest.importorskip("opentelemetry.sdk")
     monkeypatch.setenv("MODELMILL_HOME", str(tmp_path))
     collector = Collector()
-    tracer = Tracing.from_settings(read_settings(tracing={"endpoint": collector.url}))
+    tracer = Tracing.from_settings(
+        read_settings(tracing={"endpoint": collector.url})
+    )
     api.gateway.tracing = tracer
     api.gateway.observers += (trace_call,)
     before = time.time_ns()
     events(api, "/models/miller", inputs="x", stream=True)
     tracer.close()
     collector.close()
-    whole, compute = collector.spans["POST /models/{name}"], collector.spans["compute"]
+    whole, compute = (
+        collector.spans["POST /models/{name}"],
+        collector.spans["compute"],
+    )
     assert compute.parent_span_id == whole.span_id
     assert (
         before

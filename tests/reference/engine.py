@@ -147,7 +147,10 @@ class Counts(Slow):
         REFERENCE_LEDGER.
         """
         ids = arrays["id"]
-        if threading.current_thread() is threading.main_thread() or not ids.any():
+        if (
+            threading.current_thread() is threading.main_thread()
+            or not ids.any()
+        ):
             return {"id": ids.copy(), "answer": ids * 3 + 1}
         ledger = os.open(
             os.environ.get(LEDGER, os.devnull),
@@ -155,7 +158,10 @@ class Counts(Slow):
             0o600,
         )
         try:
-            os.write(ledger, "".join(f"{number}\n" for number in ids.ravel()).encode())
+            os.write(
+                ledger,
+                "".join(f"{number}\n" for number in ids.ravel()).encode(),
+            )
         finally:
             os.close(ledger)
         time.sleep(float(os.environ.get(SECONDS, "0")))

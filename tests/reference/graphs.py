@@ -45,7 +45,10 @@ def addsub(path: Path) -> Path:
         helper.make_node("Sub", ["a", "b"], ["diff"]),
     ]
     return _write(
-        path, nodes, [_tensor("a"), _tensor("b")], [_tensor("sum"), _tensor("diff")]
+        path,
+        nodes,
+        [_tensor("a"), _tensor("b")],
+        [_tensor("sum"), _tensor("diff")],
     )
 
 
@@ -70,7 +73,10 @@ def identity(path: Path, datatype: str) -> Path:
     """`input` [n, m] of any datatype -> `output`, the very same."""
     node = helper.make_node("Identity", ["input"], ["output"])
     return _write(
-        path, [node], [_tensor("input", datatype)], [_tensor("output", datatype)]
+        path,
+        [node],
+        [_tensor("input", datatype)],
+        [_tensor("output", datatype)],
     )
 
 
@@ -78,7 +84,10 @@ def classifier(path: Path) -> Path:
     """`features` FP32 [n, 4] -> `scores` FP32 [n, 4], their softmax; the classes are `CLASSES`."""
     node = helper.make_node("Softmax", ["features"], ["scores"], axis=1)
     return _write(
-        path, [node], [_tensor("features", width=4)], [_tensor("scores", width=4)]
+        path,
+        [node],
+        [_tensor("features", width=4)],
+        [_tensor("scores", width=4)],
     )
 
 
@@ -88,14 +97,26 @@ def colour_bundle(target: Path) -> Path:
     draft.mkdir(parents=True)
     nodes = [
         helper.make_node("Cast", ["image"], ["floats"], to=TensorProto.FLOAT),
-        helper.make_node("ReduceMean", ["floats", "axes"], ["mean"], keepdims=0),
+        helper.make_node(
+            "ReduceMean", ["floats", "axes"], ["mean"], keepdims=0
+        ),
         helper.make_node("Softmax", ["mean"], ["scores"], axis=1),
     ]
-    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["n", 8, 8, 3])
+    image = helper.make_tensor_value_info(
+        "image", TensorProto.UINT8, ["n", 8, 8, 3]
+    )
     axes = numpy_helper.from_array(np.array([1, 2], np.int64), "axes")
-    _write(draft / "model.onnx", nodes, [image], [_tensor("scores", width=3)], [axes])
+    _write(
+        draft / "model.onnx",
+        nodes,
+        [image],
+        [_tensor("scores", width=3)],
+        [axes],
+    )
     manifest = a_manifest(
-        inputs=[TensorSpec(name="image", datatype="UINT8", shape=[-1, 8, 8, 3])],
+        inputs=[
+            TensorSpec(name="image", datatype="UINT8", shape=[-1, 8, 8, 3])
+        ],
         outputs=[TensorSpec(name="scores", datatype="FP32", shape=[-1, 3])],
         preprocessing={
             "height": 8,
@@ -144,7 +165,13 @@ def feeling_bundle(target: Path) -> Path:
         numpy_helper.from_array(np.array([1], np.int64), "axes"),
     ]
     ids = helper.make_tensor_value_info("ids", TensorProto.INT64, ["n", 8])
-    _write(draft / "model.onnx", nodes, [ids], [_tensor("scores", width=2)], constants)
+    _write(
+        draft / "model.onnx",
+        nodes,
+        [ids],
+        [_tensor("scores", width=2)],
+        constants,
+    )
     manifest = a_manifest(
         task="text-classification",
         inputs=[TensorSpec(name="ids", datatype="INT64", shape=[-1, 8])],
@@ -169,7 +196,9 @@ def _write(
     outputs: list[Any],
     constants: Any = (),
 ) -> Path:
-    graph = helper.make_graph(nodes, path.stem, inputs, outputs, list(constants))
+    graph = helper.make_graph(
+        nodes, path.stem, inputs, outputs, list(constants)
+    )
     model = helper.make_model(
         graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10
     )

@@ -32,7 +32,9 @@ GRAPHS: dict[str, Maker] = {
 }
 LABELS = {"classifier": graphs.CLASSES}
 MISBEHAVING = ("slow", "fails", "raises", "crashes", "hangs", "eats", "counts")
-IDENTITIES = {f"identity-{datatype.lower()}": datatype for datatype in graphs.ONNX}
+IDENTITIES = {
+    f"identity-{datatype.lower()}": datatype for datatype in graphs.ONNX
+}
 
 
 def make(folder: Path, name: str) -> Path:
@@ -54,7 +56,9 @@ def bring(client: Client, folder: Path, names: Iterable[str]) -> None:
     served.
     """
     for name in names:
-        client.import_model(name, make(folder, name), labels=LABELS.get(name, ()))
+        client.import_model(
+            name, make(folder, name), labels=LABELS.get(name, ())
+        )
 
 
 class Lesson(NamedTuple):
@@ -77,7 +81,10 @@ def conversations(root: Path) -> Path:
             {"role": "user", "content": f"Say hello{to}."},
             {"role": "assistant", "content": f"Hello{to}."},
         ]
-        for to in ("", *(f" {one} and {other}" for one in names for other in names))
+        for to in (
+            "",
+            *(f" {one} and {other}" for one in names for other in names),
+        )
     ]
     lines = [json.dumps({"messages": row}) for row in rows * 4]
     (root / "train.jsonl").write_text("\n".join(lines[:-9]))
@@ -99,7 +106,10 @@ LESSONS = {
     "librarian": Lesson("question-answering", questions),
     "guesser": Lesson("fill-mask", text_table, "bert", SMALL),
     "thinker": Lesson(
-        "feature-extraction", text_table, "encoder", {**SMALL, "dimensions": "16"}
+        "feature-extraction",
+        text_table,
+        "encoder",
+        {**SMALL, "dimensions": "16"},
     ),
     "talker": Lesson(
         "text-generation",

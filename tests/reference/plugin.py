@@ -53,13 +53,16 @@ def engine_bundle(target: Path, kind: str, **settings: Any) -> Path:
     shape = [-1, -1 if datatype == "BYTES" else 1]
     draft = target.with_name(f"{target.name}.draft")
     draft.mkdir(parents=True)
-    (draft / engine.FILE).write_bytes(msgspec.json.encode({"kind": kind, **settings}))
+    (draft / engine.FILE).write_bytes(
+        msgspec.json.encode({"kind": kind, **settings})
+    )
     manifest = Manifest(
         task="",
         engine=NAME,
         inputs=[TensorSpec(name=given, datatype=datatype, shape=shape)],
         outputs=[
-            TensorSpec(name=name, datatype=datatype, shape=shape) for name in answers
+            TensorSpec(name=name, datatype=datatype, shape=shape)
+            for name in answers
         ],
         preprocessing={},
         labels=[],

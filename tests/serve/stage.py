@@ -24,7 +24,11 @@ def dies_of(poison):
     """A worker that one input ends."""
 
     async def answering(calls):
-        return None if poison in [call.data for call in calls] else await echo(calls)
+        return (
+            None
+            if poison in [call.data for call in calls]
+            else await echo(calls)
+        )
 
     return answering
 
@@ -47,7 +51,11 @@ def play(scene):
         pools, workers = [], []
 
         def pool(
-            queue=100, queue_bytes=1 << 30, hang_seconds=30.0, name="digits", **batch
+            queue=100,
+            queue_bytes=1 << 30,
+            hang_seconds=30.0,
+            name="digits",
+            **batch,
         ):
             pools.append(
                 Pool(

@@ -27,7 +27,10 @@ from tests.helpers.bundles import a_manifest, picture_bundle
         ),  # heavy: the largest that is nearly as good
         ({1: 1.0, 2: 2.0, 4: 4.0, 8: 8.1}, 8),
         ({1: 1.0, 2: 1.2, 4: 1.6, 8: 3.2, 16: 6.4}, 8),  # as far as needed
-        ({1: 1.0, 2: 1.2, 4: 1.6, 8: 3.2, 16: 4.8}, 16),  # farther where it gains
+        (
+            {1: 1.0, 2: 1.2, 4: 1.6, 8: 3.2, 16: 4.8},
+            16,
+        ),  # farther where it gains
         ({1: 1.0, 2: 1.1, 4: 2.0, 8: 9.0}, 4),  # too many are worse
     ],
 )
@@ -45,12 +48,19 @@ def test_a_real_model_is_tried_on_its_path(tmp_path):
 def test_a_model_that_can_not_be_tried_is_not_measured():
     def refuse(calls):
         return Batch(
-            [Answer(call.id, code="model_failed", message="no") for call in calls]
+            [
+                Answer(call.id, code="model_failed", message="no")
+                for call in calls
+            ]
         )
 
     assert best_rows(refuse, a_manifest()) == 0
     assert seconds_of_one(refuse, a_manifest()) == float("inf")
-    for shape, datatype in (([-1], "BYTES"), ([-1, 3], "QUATERNION"), ([], "FP32")):
+    for shape, datatype in (
+        ([-1], "BYTES"),
+        ([-1, 3], "QUATERNION"),
+        ([], "FP32"),
+    ):
         manifest = a_manifest(
             inputs=[TensorSpec(name="x", datatype=datatype, shape=shape)]
         )

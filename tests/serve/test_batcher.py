@@ -62,7 +62,13 @@ LATE, LEFT = NOW - 1, True
     [
         ([], (4, 64, 10), "", "", ""),
         ([Wait("a")], (4, 64, 10), "a", "", ""),
-        ([Wait("a"), Wait("b"), Wait("c")], (2, 64, 10), "ab", "", "c"),  # calls
+        (
+            [Wait("a"), Wait("b"), Wait("c")],
+            (2, 64, 10),
+            "ab",
+            "",
+            "c",
+        ),  # calls
         (
             [Wait("a", rows=3), Wait("b", rows=2), Wait("c")],
             (4, 4, 10),
@@ -78,7 +84,13 @@ LATE, LEFT = NOW - 1, True
             "",
             "bc",
         ),  # bytes
-        ([Wait("a", size=5), Wait("b", size=5), Wait("c")], (4, 64, 10), "ab", "", "c"),
+        (
+            [Wait("a", size=5), Wait("b", size=5), Wait("c")],
+            (4, 64, 10),
+            "ab",
+            "",
+            "c",
+        ),
         (
             [Wait("a", size=99)],
             (4, 64, 10),
@@ -94,13 +106,24 @@ LATE, LEFT = NOW - 1, True
         ([Wait("a", left=LEFT), Wait("b")], (4, 64, 10), "b", "", ""),
         ([Wait("a", deadline=LATE, left=LEFT)], (4, 64, 10), "", "", ""),
         (
-            [Wait("a"), Wait("b", deadline=LATE), Wait("c", left=LEFT), Wait("d")],
+            [
+                Wait("a"),
+                Wait("b", deadline=LATE),
+                Wait("c", left=LEFT),
+                Wait("d"),
+            ],
             (2, 64, 10),
             "ad",
             "b",
             "",
         ),
-        ([Wait("a", size=99, deadline=LATE), Wait("b")], (1, 64, 10), "b", "a", ""),
+        (
+            [Wait("a", size=99, deadline=LATE), Wait("b")],
+            (1, 64, 10),
+            "b",
+            "a",
+            "",
+        ),
         (
             [Wait("a"), Wait("b", attempts=1), Wait("c")],
             (4, 64, 10),
@@ -119,7 +142,10 @@ def test_the_next_batch(queue, limits, batch, expired, rest):
         rest,
     )
     assert taken.wait == 0
-    assert (lanes.count, lanes.size) == (len(rest), sum(call.size for call in lanes))
+    assert (lanes.count, lanes.size) == (
+        len(rest),
+        sum(call.size for call in lanes),
+    )
 
 
 @pytest.mark.parametrize(
@@ -137,7 +163,8 @@ def test_the_next_batch(queue, limits, batch, expired, rest):
 )
 def test_keys_take_turns(queue, order):
     assert (
-        "".join(map(names, all_of(queue_of(*calls_of(queue)), BatchLimits(1)))) == order
+        "".join(map(names, all_of(queue_of(*calls_of(queue)), BatchLimits(1))))
+        == order
     )
     assert names(take(queue_of(*calls_of(queue)), NOW, WIDE).batch) == order
 
@@ -166,7 +193,9 @@ def test_a_smaller_priority_goes_first_whoever_waits():
         Wait("4", "c", 2),
         Wait("5", "a", 0),
     ]
-    assert "".join(map(names, all_of(queue_of(*calls), BatchLimits(1)))) == "35412"
+    assert (
+        "".join(map(names, all_of(queue_of(*calls), BatchLimits(1)))) == "35412"
+    )
 
 
 @pytest.mark.parametrize(
@@ -179,23 +208,36 @@ def test_a_smaller_priority_goes_first_whoever_waits():
         ([0, 1.5], BatchLimits(4, max_wait=1), 0, "01"),
         ([0, 0, 0, 0], BatchLimits(4, max_wait=1), 0, "0123"),
         ([0, 0, 0], BatchLimits(64, 3, max_wait=1), 0, "012"),
-        ([0, 0, 0], BatchLimits(64, 64, 3, max_wait=1), 0, "012"),  # full in bytes
+        (
+            [0, 0, 0],
+            BatchLimits(64, 64, 3, max_wait=1),
+            0,
+            "012",
+        ),  # full in bytes
         ([0, 0], BatchLimits(64, 64, 3, max_wait=1), 1, ""),
     ],
 )
 def test_with_a_longest_wait_a_batch_stays_until_it_is_full_or_old(
     ages, limits, wait, batch
 ):
-    lanes = queue_of(*[Wait(str(n), arrived=NOW - age) for n, age in enumerate(ages)])
+    lanes = queue_of(
+        *[Wait(str(n), arrived=NOW - age) for n, age in enumerate(ages)]
+    )
     taken = take(lanes, NOW, limits)
     assert (taken.wait, names(taken.batch)) == (pytest.approx(wait), batch)
 
 
 @pytest.mark.parametrize(("allowed", "wait"), [(60, 10), (8, 4), (0.1, 0.05)])
-def test_a_call_in_a_hurry_is_sent_while_there_is_time_to_answer_it(allowed, wait):
+def test_a_call_in_a_hurry_is_sent_while_there_is_time_to_answer_it(
+    allowed, wait
+):
     lanes = queue_of(Wait("1"), Wait("2", deadline=NOW + allowed))
-    assert take(lanes, NOW, BatchLimits(max_wait=10)).wait == pytest.approx(wait)
-    assert names(take(lanes, NOW + wait, BatchLimits(max_wait=10)).batch) == "12"
+    assert take(lanes, NOW, BatchLimits(max_wait=10)).wait == pytest.approx(
+        wait
+    )
+    assert (
+        names(take(lanes, NOW + wait, BatchLimits(max_wait=10)).batch) == "12"
+    )
 
 
 def test_a_call_nobody_waits_for_makes_no_batch_wait():
@@ -207,7 +249,12 @@ def test_a_call_nobody_waits_for_makes_no_batch_wait():
 @pytest.mark.parametrize(
     ("again", "queue", "idle", "batches"),
     [
-        ("12", "a3 a4", True, ["1", "2", "34"]),  # each alone, before all others
+        (
+            "12",
+            "a3 a4",
+            True,
+            ["1", "2", "34"],
+        ),  # each alone, before all others
         (
             "12",
             "a3 a4",
@@ -223,7 +270,9 @@ def test_what_was_lost_with_a_worker_goes_alone_and_to_an_idle_one(
     lanes = queue_of(*calls_of(queue))
     for name in reversed(again):
         lanes.put_back(Wait(name, attempts=1))
-    assert [names(take(lanes, NOW, WIDE, idle=idle).batch) for _ in batches] == batches
+    assert [
+        names(take(lanes, NOW, WIDE, idle=idle).batch) for _ in batches
+    ] == batches
 
 
 def test_what_was_lost_does_not_wait_for_a_fuller_batch():
@@ -305,7 +354,9 @@ LIMITS = st.builds(
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(CALLS, max_size=30), LIMITS, st.randoms(use_true_random=False))
-def test_nothing_is_lost_nothing_goes_twice_and_limits_hold(calls, limits, random):
+def test_nothing_is_lost_nothing_goes_twice_and_limits_hold(
+    calls, limits, random
+):
     lanes = Lanes()
     sent = []
     late = []
@@ -334,9 +385,15 @@ def test_nothing_is_lost_nothing_goes_twice_and_limits_hold(calls, limits, rando
             assert not idle
             assert lanes.next().attempts
         assert len(batch) <= limits.calls
-        assert len(batch) <= 1 or sum(call.size for call in batch) <= limits.size
-        assert len(batch) <= 1 or sum(call.rows for call in batch) <= limits.rows
-        assert not any(call.attempts for call in batch) or (len(batch) == 1 and idle)
+        assert (
+            len(batch) <= 1 or sum(call.size for call in batch) <= limits.size
+        )
+        assert (
+            len(batch) <= 1 or sum(call.rows for call in batch) <= limits.rows
+        )
+        assert not any(call.attempts for call in batch) or (
+            len(batch) == 1 and idle
+        )
         assert all(call.deadline > now for call in batch)
         assert all(call.deadline <= now for call in expired)
         sent += batch
@@ -366,4 +423,6 @@ def test_within_a_key_and_a_priority_the_order_is_kept(calls, most):
                 if (call.key, call.priority) == (key, level)
             ]
             assert mine == sorted(mine)
-    assert [call.priority for call in sent] == sorted(call.priority for call in calls)
+    assert [call.priority for call in sent] == sorted(
+        call.priority for call in calls
+    )

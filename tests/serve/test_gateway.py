@@ -40,7 +40,9 @@ async def test_a_key_says_who_is_calling(tmp_path):
     assert here.authorise("ключ").role == "user"
 
 
-@pytest.mark.parametrize("key", [None, "", "Mine", "mine ", "\udcff", "x" * 10_000])
+@pytest.mark.parametrize(
+    "key", [None, "", "Mine", "mine ", "\udcff", "x" * 10_000]
+)
 def test_any_other_key_is_refused(key):
     with pytest.raises(Unauthenticated):
         asyncio.run(_made(key))
@@ -88,7 +90,9 @@ async def test_a_deployment_of_another_project_does_not_exist(tmp_path):
 @inside
 async def test_an_unknown_model_suggests_the_near_one(tmp_path):
     here = gateway(a_route("digits"), a_route("reviews"))
-    with pytest.raises(NotFound, match="unknown model 'digit'; did you mean 'digits'"):
+    with pytest.raises(
+        NotFound, match="unknown model 'digit'; did you mean 'digits'"
+    ):
         here.route(here.authorise("mine"), "digit")
 
 
@@ -98,7 +102,12 @@ async def test_an_unknown_model_suggests_the_near_one(tmp_path):
 def a_caller(**changed):
     return KeyInfo(
         **(
-            {"digest": "d", "project": "default", "role": "user", "name": "shop"}
+            {
+                "digest": "d",
+                "project": "default",
+                "role": "user",
+                "name": "shop",
+            }
             | changed
         )
     )
@@ -127,7 +136,9 @@ def test_a_key_has_a_rate_and_several_gateways_share_it(
         route = here.route(caller, "digits")
         for _ in range(at_once):
             await here.predict(caller, route, "x", data=b"x")
-        with pytest.raises(Overloaded, match="the key 'shop' may send") as caught:
+        with pytest.raises(
+            Overloaded, match="the key 'shop' may send"
+        ) as caught:
             await here.predict(caller, route, "x", data=b"x")
         assert caught.value.retry_after > 0
         await here.predict(
@@ -147,7 +158,9 @@ async def test_a_cached_header_is_valid_until_the_keys_change(tmp_path):
     # Other routes, the same keys
     here.update(msgspec.structs.replace(same, keys=here._snapshot.keys))
     assert here.known(b"Bearer mine") is caller
-    here.update(a_snapshot(a_route("digits"), keys={"theirs": ("other", "user")}))
+    here.update(
+        a_snapshot(a_route("digits"), keys={"theirs": ("other", "user")})
+    )
     assert here.known(b"Bearer mine") is None
     with pytest.raises(Unauthenticated):
         here.authorise("mine")
@@ -173,7 +186,9 @@ def test_a_deployment_without_a_model_says_why(changed, says):
         here = gateway(a_route(ready=False, **changed))
         caller = here.authorise("mine")
         with pytest.raises(Unavailable, match=says) as caught:
-            await here.predict(caller, here.pick(caller, "spots"), "x", data=b"x")
+            await here.predict(
+                caller, here.pick(caller, "spots"), "x", data=b"x"
+            )
         assert caught.value.retry_after
         here.update(a_snapshot())
 
@@ -181,7 +196,9 @@ def test_a_deployment_without_a_model_says_why(changed, says):
 
 
 @inside
-async def test_a_sleeping_deployment_is_woken_by_a_call_that_waits_for_it(tmp_path):
+async def test_a_sleeping_deployment_is_woken_by_a_call_that_waits_for_it(
+    tmp_path,
+):
     there = await worker(tmp_path / "w")
     here = gateway(a_route("digits", asleep=True))
     caller = here.authorise("mine")
@@ -200,7 +217,9 @@ async def test_a_call_is_answered_and_counted(tmp_path):
     here = gateway(a_route("digits", sockets=[there.path]))
     caller = here.authorise("mine")
     route = here.route(caller, "digits")
-    assert (await here.predict(caller, route, "v2_http", data=b"abc")).data == b"abc"
+    assert (
+        await here.predict(caller, route, "v2_http", data=b"abc")
+    ).data == b"abc"
     assert here.connected(route)
     where = {"deployment": "digits", "version": "digits:1"}
     assert (
@@ -236,10 +255,18 @@ async def test_a_call_is_answered_and_counted(tmp_path):
 async def test_parameters_of_the_caller_reach_the_worker(tmp_path):
     there = await worker(tmp_path / "w")
     here = gateway(a_route("digits", sockets=[there.path]))
-    caller, sent = here.authorise("mine"), [Tensor("image", "UINT8", [1, 2], b"ab")]
+    caller, sent = (
+        here.authorise("mine"),
+        [Tensor("image", "UINT8", [1, 2], b"ab")],
+    )
     route = here.pick(caller, "digits")
     answer = await here.predict(
-        caller, route, "x", tensors=sent, parameters={"a": 1}, outputs=["scores"]
+        caller,
+        route,
+        "x",
+        tensors=sent,
+        parameters={"a": 1},
+        outputs=["scores"],
     )
     assert answer.tensors == sent
     ((call,),) = there.got
@@ -257,7 +284,9 @@ async def test_what_the_worker_says_is_raised_and_counted(tmp_path):
     here = gateway(a_route("digits", sockets=[there.path]))
     caller = here.authorise("mine")
     with pytest.raises(MillError, match="because") as caught:
-        await here.predict(caller, here.pick(caller, "digits"), "v2_http", data=b"x")
+        await here.predict(
+            caller, here.pick(caller, "digits"), "v2_http", data=b"x"
+        )
     assert caught.value.code == "model_failed"
     where = {
         "deployment": "digits",
@@ -266,7 +295,10 @@ async def test_what_the_worker_says_is_raised_and_counted(tmp_path):
         "outcome": "failure",
     }
     assert metric(here, "modelmill_requests_total", **where) == 1
-    assert metric(here, "modelmill_usage_total", key="", deployment="digits") is None
+    assert (
+        metric(here, "modelmill_usage_total", key="", deployment="digits")
+        is None
+    )
 
 
 @inside
@@ -328,7 +360,9 @@ async def test_what_is_undeployed_is_no_longer_counted(tmp_path):
     for name in ("digits", "reviews"):
         await here.predict(caller, here.pick(caller, name), "x", data=b"x")
     here.update(a_snapshot(a_route("reviews", sockets=[there.path]), keys=KEYS))
-    assert {dict(labels)["deployment"] for _, labels in metrics(here)} == {"reviews"}
+    assert {dict(labels)["deployment"] for _, labels in metrics(here)} == {
+        "reviews"
+    }
 
 
 @inside
@@ -338,7 +372,11 @@ async def test_nobody_may_wait_longer_than_the_limit(tmp_path):
     with pytest.raises(MillError, match="time allowed"):
         await asyncio.wait_for(
             here.predict(
-                caller, here.route(caller, "digits"), "x", data=b"x", timeout=100
+                caller,
+                here.route(caller, "digits"),
+                "x",
+                data=b"x",
+                timeout=100,
             ),
             5,
         )
@@ -352,14 +390,19 @@ async def test_an_update_leaves_calls_undisturbed(tmp_path):
         await opened.wait()
         return await echo(calls)
 
-    old, new = await worker(tmp_path / "old", slow), await worker(tmp_path / "new")
+    old, new = (
+        await worker(tmp_path / "old", slow),
+        await worker(tmp_path / "new"),
+    )
     here = gateway(a_route("digits", sockets=[old.path]))
     caller = here.authorise("mine")
     held = asyncio.create_task(
         here.predict(caller, here.route(caller, "digits"), "x", data=b"held")
     )
     await until(lambda: old.got)
-    here.update(a_snapshot(a_route("digits", version=2, sockets=[new.path]), keys=KEYS))
+    here.update(
+        a_snapshot(a_route("digits", version=2, sockets=[new.path]), keys=KEYS)
+    )
     later = await here.predict(
         caller, here.route(caller, "digits", "2"), "x", data=b"later"
     )
@@ -404,7 +447,10 @@ async def test_a_stuck_database_leaves_the_last_snapshot_in_force(tmp_path):
 
 @inside
 async def test_readiness_says_no_when_draining_or_the_disk_is_full(tmp_path):
-    assert (Gateway(Limits()).ready, Gateway(Limits()).unready) == (False, "starting")
+    assert (Gateway(Limits()).ready, Gateway(Limits()).unready) == (
+        False,
+        "starting",
+    )
     here = gateway()
     assert (here.ready, here.unready) == (True, "")
     here.healthy = False
@@ -416,7 +462,9 @@ async def test_readiness_says_no_when_draining_or_the_disk_is_full(tmp_path):
 def test_a_snapshot_survives_the_way_to_another_process():
     snapshot = a_snapshot(a_route("digits"), keys=KEYS)
     assert (
-        msgspec.msgpack.decode(msgspec.msgpack.encode(snapshot), type=type(snapshot))
+        msgspec.msgpack.decode(
+            msgspec.msgpack.encode(snapshot), type=type(snapshot)
+        )
         == snapshot
     )
     assert "mine" not in snapshot.keys  # only their hashes

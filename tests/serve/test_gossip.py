@@ -148,7 +148,10 @@ def test_a_gateway_reports_its_changes_and_queue_lengths(folder):
             0,
         )
         await until(lambda: any(one.series for one in two.listen()))
-        assert next(one.series for one in two.news if one.series)[DIGITS].success == 1
+        assert (
+            next(one.series for one in two.news if one.series)[DIGITS].success
+            == 1
+        )
         assert any(one.usage for one in two.news)
         count = len([one for one in two.news if one.series])
         before = len(two.news)
@@ -171,7 +174,9 @@ def test_a_call_for_a_sleeping_model_is_reported_at_once(folder, monkeypatch):
         (_, pool) = next(iter(two.gateway.pools()))
         call = pool.submit(b"x", [], {}, Ask()).future
         await until(
-            lambda: any(one.load and one.load[0].waiting for one in two.listen())
+            lambda: any(
+                one.load and one.load[0].waiting for one in two.listen()
+            )
         )
         call.cancel()
 

@@ -38,7 +38,12 @@ async def test_an_answered_call(tmp_path):
     picked = here.pick(caller, "digits")
     parameters = {"top_k": 1}
     answer = await here.predict(
-        caller, picked, "v2_http", data=b"x", parameters=parameters, request_id="r1"
+        caller,
+        picked,
+        "v2_http",
+        data=b"x",
+        parameters=parameters,
+        request_id="r1",
     )
     (landed,) = told
     assert (landed.caller, landed.picked, landed.protocol) == (
@@ -128,7 +133,9 @@ async def test_a_stream_that_ends_early_used_what_was_sent(tmp_path):
     assert landed.error.code == "cancelled"
     assert landed.usage == {"prompt_tokens": 3, "completion_tokens": 2}
     where = {"key": "", "deployment": "writer"}
-    tokens = metric(here, "modelmill_usage_tokens_total", **where, kind="completion")
+    tokens = metric(
+        here, "modelmill_usage_tokens_total", **where, kind="completion"
+    )
     assert tokens == 2
     assert metric(here, "modelmill_usage_total", **where) is None
 
@@ -139,11 +146,17 @@ async def test_an_observer_that_raises_hurts_no_answer(tmp_path):
         raise RuntimeError("out of order")
 
     there = await worker(tmp_path / "w", uses)
-    here, told = observed(a_route("digits", sockets=[there.path]), observers=[broken])
+    here, told = observed(
+        a_route("digits", sockets=[there.path]), observers=[broken]
+    )
     caller = here.authorise("mine")
     with unittest.TestCase().assertLogs("modelmill.gateway", "ERROR") as logs:
-        answer = await here.predict(caller, here.pick(caller, "digits"), "x", data=b"x")
+        answer = await here.predict(
+            caller, here.pick(caller, "digits"), "x", data=b"x"
+        )
     assert answer.data == b"{}"
     assert "out of order" in logs.output[0]
     await until(lambda: told)  # those behind it are told all the same
-    assert metric(here, "modelmill_usage_total", key="", deployment="digits") == 1
+    assert (
+        metric(here, "modelmill_usage_total", key="", deployment="digits") == 1
+    )

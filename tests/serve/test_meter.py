@@ -17,7 +17,9 @@ def exposed(meter, gauges=()):
     """`{(sample, labels): value}` as a Prometheus server reads it."""
     registry = CollectorRegistry()
     registry.register(Collector(meter, gauges))
-    families = text_string_to_metric_families(generate_latest(registry).decode())
+    families = text_string_to_metric_families(
+        generate_latest(registry).decode()
+    )
     samples = [
         (one.name, frozenset(one.labels.items()), one.value)
         for family in families
@@ -54,10 +56,14 @@ def value(found, name, **labels):
         (SIZES, 257, len(SIZES)),
     ],
 )
-def test_a_value_is_counted_in_the_bucket_that_its_edge_ends(edges, seen, bucket):
+def test_a_value_is_counted_in_the_bucket_that_its_edge_ends(
+    edges, seen, bucket
+):
     found = histogram(edges)
     found.observe(seen, edges, times=3)
-    assert [place for place, count in enumerate(found.counts) if count] == [bucket]
+    assert [place for place, count in enumerate(found.counts) if count] == [
+        bucket
+    ]
     assert (found.count, found.sum) == (3, pytest.approx(seen * 3))
 
 
@@ -78,7 +84,12 @@ def test_requests_and_batches_are_counted():
         series.success_seconds,
         series.failure_seconds,
     ) == (2, 1, 0.5, 0.5)
-    assert (series.batches, series.rows, series.compute.count, series.sizes.count) == (
+    assert (
+        series.batches,
+        series.rows,
+        series.compute.count,
+        series.sizes.count,
+    ) == (
         1,
         6,
         4,
@@ -151,7 +162,9 @@ def test_what_is_undeployed_is_forgotten():
     for name in (DIGITS, other):
         meter.series(name).answered("x", 0.1, True)
         meter.receive(
-            "a", {name: counted()}, {("default", "shop", name[1], "requests"): 1}
+            "a",
+            {name: counted()},
+            {("default", "shop", name[1], "requests"): 1},
         )
         meter.usage_of("default", "shop", name[1])["requests"] = 1
     meter.forget({("default", "reviews")})
@@ -161,7 +174,10 @@ def test_what_is_undeployed_is_forgotten():
 
 def test_a_series_survives_the_way_to_another_process():
     series = counted()
-    assert msgspec.msgpack.decode(msgspec.msgpack.encode(series), type=Series) == series
+    assert (
+        msgspec.msgpack.decode(msgspec.msgpack.encode(series), type=Series)
+        == series
+    )
 
 
 def test_prometheus_reads_what_was_counted():
@@ -209,16 +225,35 @@ def test_prometheus_reads_what_was_counted():
     assert value(found, "modelmill_shadow_answers_total", **where) == 3
     assert value(found, "modelmill_shadow_disagreements_total", **where) == 1
     assert (
-        value(found, "modelmill_usage_total", key='sh"o\np\\', deployment="digits") == 4
+        value(
+            found, "modelmill_usage_total", key='sh"o\np\\', deployment="digits"
+        )
+        == 4
     )
     assert (
-        value(found, "modelmill_pending_requests", deployment="digits", slot="main")
+        value(
+            found,
+            "modelmill_pending_requests",
+            deployment="digits",
+            slot="main",
+        )
         == 7
     )
-    assert value(found, "modelmill_request_seconds_bucket", **where, le="0.1") == 0
-    assert value(found, "modelmill_request_seconds_bucket", **where, le="0.25") == 1
-    assert value(found, "modelmill_request_seconds_bucket", **where, le="60.0") == 1
-    assert value(found, "modelmill_request_seconds_bucket", **where, le="+Inf") == 2
+    assert (
+        value(found, "modelmill_request_seconds_bucket", **where, le="0.1") == 0
+    )
+    assert (
+        value(found, "modelmill_request_seconds_bucket", **where, le="0.25")
+        == 1
+    )
+    assert (
+        value(found, "modelmill_request_seconds_bucket", **where, le="60.0")
+        == 1
+    )
+    assert (
+        value(found, "modelmill_request_seconds_bucket", **where, le="+Inf")
+        == 2
+    )
     assert value(found, "modelmill_request_seconds_count", **where) == 2
     assert value(found, "modelmill_request_seconds_sum", **where) == 100.25
     assert value(found, "modelmill_queue_seconds_sum", **where) == 0.5

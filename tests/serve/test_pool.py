@@ -31,7 +31,9 @@ async def test_calls_of_one_turn_go_as_one_batch_and_answers_are_matched_by_id(
     here.follow([there.path])
     await until(lambda: here.connected)
     answers = await asyncio.gather(*[ask(here, b"%d" % n) for n in range(20)])
-    assert [answer.data for answer in answers] == [b"<%d>" % n for n in range(20)]
+    assert [answer.data for answer in answers] == [
+        b"<%d>" % n for n in range(20)
+    ]
     assert len(there.got) == 1
     assert here.pending == 0
 
@@ -67,7 +69,9 @@ async def test_an_idle_worker_gets_the_batch_before_a_busy_one(pool, worker):
 
 
 @play
-async def test_a_worker_whose_batches_take_long_gets_one_at_a_time(pool, worker):
+async def test_a_worker_whose_batches_take_long_gets_one_at_a_time(
+    pool, worker
+):
     gate = Gate()
     there, here = await worker("w", gate), pool(calls=1)
     here.follow([there.path])
@@ -97,7 +101,9 @@ async def test_a_batch_may_wait_for_more_calls(pool, worker):
 
 
 @play
-async def test_a_batch_that_does_not_fill_goes_when_its_time_has_come(pool, worker):
+async def test_a_batch_that_does_not_fill_goes_when_its_time_has_come(
+    pool, worker
+):
     there, here = await worker("w"), pool(max_wait=0.02)
     here.follow([there.path])
     await until(lambda: here.connected)
@@ -141,7 +147,11 @@ async def test_what_batches_cost_is_counted(pool, worker):
         counted.queue.count,
         counted.compute.count,
     ) == (1, 7, 2, 2)
-    assert (counted.decode_seconds, counted.run_seconds, counted.encode_seconds) == (
+    assert (
+        counted.decode_seconds,
+        counted.run_seconds,
+        counted.encode_seconds,
+    ) == (
         0.5,
         0.25,
         0.125,
@@ -161,7 +171,9 @@ async def test_an_answer_in_pieces_is_put_together(pool, worker):
     assert all(answer.data == big for answer in answers)
 
 
-@pytest.mark.parametrize("cuts", [[1], [HEAD], [HEAD - 1, HEAD + 1], [20], [-1], []])
+@pytest.mark.parametrize(
+    "cuts", [[1], [HEAD], [HEAD - 1, HEAD + 1], [20], [-1], []]
+)
 def test_frames_may_be_cut_and_joined_anywhere(tmp_path, cuts):
     """Two answers come in pieces that are no frames."""
 
@@ -170,7 +182,9 @@ def test_frames_may_be_cut_and_joined_anywhere(tmp_path, cuts):
         for _ in range(2):
             size = int.from_bytes(await reader.readexactly(HEAD), "little")
             calls.append(read_calls(await reader.readexactly(size)))
-        data = b"".join([bytes(frame(Batch(await echo(batch)))) for batch in calls])
+        data = b"".join(
+            [bytes(frame(Batch(await echo(batch)))) for batch in calls]
+        )
         for start, end in zip([0, *cuts], [*cuts, None], strict=True):
             writer.write(data[start:end])
             await writer.drain()
@@ -205,7 +219,9 @@ async def test_the_calls_of_a_lost_worker_go_to_another(pool, worker):
     other = await worker("other")
     here.follow([other.path])
     answers = await asyncio.gather(*calls)
-    assert [answer.data for answer in answers] == [b"<%d>" % n for n in range(5)]
+    assert [answer.data for answer in answers] == [
+        b"<%d>" % n for n in range(5)
+    ]
     assert sent(other) == [
         [b"%d" % n] for n in range(5)
     ]  # each alone: one of them may be what ends workers
@@ -362,14 +378,18 @@ async def test_a_worker_that_hangs_is_reported(pool, worker):
 
 
 @play
-async def test_a_batch_that_hangs_is_noticed_although_others_pass_it(pool, worker):
+async def test_a_batch_that_hangs_is_noticed_although_others_pass_it(
+    pool, worker
+):
     """A worker decodes one batch while it runs another, so one can be stuck and the other come
     back.
     """
 
     async def serve(reader, writer):
         while head := await reader.read(HEAD):
-            calls = read_calls(await reader.readexactly(int.from_bytes(head, "little")))
+            calls = read_calls(
+                await reader.readexactly(int.from_bytes(head, "little"))
+            )
             if calls[0].data != b"stuck":
                 writer.write(frame(Batch(await echo(calls))))
         writer.close()

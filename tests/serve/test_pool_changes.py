@@ -41,7 +41,9 @@ async def test_an_idle_worker_is_let_go_at_once(pool, worker):
 
 
 @play
-async def test_the_last_worker_answers_what_waits_before_it_leaves(pool, worker):
+async def test_the_last_worker_answers_what_waits_before_it_leaves(
+    pool, worker
+):
     gate = Gate()
     here, last = pool(calls=1), await worker("last", gate)
     here.follow([last.path])
@@ -56,7 +58,9 @@ async def test_the_last_worker_answers_what_waits_before_it_leaves(pool, worker)
 
 
 @play
-async def test_a_worker_that_leaves_and_is_lost_still_loses_no_call(pool, worker):
+async def test_a_worker_that_leaves_and_is_lost_still_loses_no_call(
+    pool, worker
+):
     here, old, new = pool(), await worker("old", die), await worker("new")
     here.follow([old.path])
     call = ask(here)
@@ -112,7 +116,9 @@ def test_undeployed_without_a_worker_nobody_waits_in_vain(tmp_path, state):
 
 
 @play
-async def test_undeployed_and_the_last_worker_lost_nobody_waits_in_vain(pool, worker):
+async def test_undeployed_and_the_last_worker_lost_nobody_waits_in_vain(
+    pool, worker
+):
     here, there = pool(calls=1), await worker("w", die)
     here.follow([there.path])
     await until(lambda: here.connected)
@@ -124,7 +130,9 @@ async def test_undeployed_and_the_last_worker_lost_nobody_waits_in_vain(pool, wo
 
 
 @play
-async def test_promoted_what_waits_and_what_is_lost_goes_to_the_heir(pool, worker):
+async def test_promoted_what_waits_and_what_is_lost_goes_to_the_heir(
+    pool, worker
+):
     gate, half = Gate(), []
 
     async def once_then_die(calls):
@@ -143,7 +151,9 @@ async def test_promoted_what_waits_and_what_is_lost_goes_to_the_heir(pool, worke
     await asyncio.gather(*calls[2:])
     gate.opened.set()
     answers = await asyncio.gather(*calls)
-    assert [answer.data for answer in answers] == [b"<%d>" % n for n in range(5)]
+    assert [answer.data for answer in answers] == [
+        b"<%d>" % n for n in range(5)
+    ]
     assert sorted(data for batch in sent(other) for data in batch) == [
         b"1",
         b"2",
@@ -153,7 +163,9 @@ async def test_promoted_what_waits_and_what_is_lost_goes_to_the_heir(pool, worke
 
 
 @play
-async def test_an_heir_that_is_closed_too_refuses_what_it_took_over(pool, worker):
+async def test_an_heir_that_is_closed_too_refuses_what_it_took_over(
+    pool, worker
+):
     here, heir = pool(), pool()
     call = ask(here)
     here.close(heir)
@@ -163,7 +175,9 @@ async def test_an_heir_that_is_closed_too_refuses_what_it_took_over(pool, worker
 
 
 @play
-async def test_through_losses_and_changes_every_call_is_answered_once(pool, worker):
+async def test_through_losses_and_changes_every_call_is_answered_once(
+    pool, worker
+):
     """Workers come, die, and go while calls arrive: each call ends with its own answer."""
     here, count = pool(calls=4, queue=10_000), 0
     died = []

@@ -78,7 +78,9 @@ async def test_a_text_that_ends_workers_is_blamed_alone(pool, worker):
 
 
 @play
-async def test_a_disconnect_is_noticed_while_the_answer_is_generated(pool, worker):
+async def test_a_disconnect_is_noticed_while_the_answer_is_generated(
+    pool, worker
+):
     slow = Slow()
     here = pool(calls=1, rows=1)
     here.slots = 4
@@ -98,19 +100,25 @@ async def test_a_disconnect_is_noticed_while_the_answer_is_generated(pool, worke
 
 
 @play
-async def test_an_answer_that_has_begun_is_not_ended_by_another_version(pool, worker):
+async def test_an_answer_that_has_begun_is_not_ended_by_another_version(
+    pool, worker
+):
     here = pool(calls=1, rows=1)
     here.slots = 4
     parts = []
 
     async def begins(calls):
-        return Batch([], parts=[Part(calls[0].id, StreamPart(1, 7, "part", 0, 3))])
+        return Batch(
+            [], parts=[Part(calls[0].id, StreamPart(1, 7, "part", 0, 3))]
+        )
 
     old, new = await worker("old", begins), await worker("new")
     here.follow([old.path], "m:1")
     from modelmill.serve.pool import Ask
 
-    pending = here.submit(b"x", [], {}, Ask(on_part=parts.append, outputs=(ANSWER,)))
+    pending = here.submit(
+        b"x", [], {}, Ask(on_part=parts.append, outputs=(ANSWER,))
+    )
     await until(lambda: parts)
     pending.pin = pending.version  # as the gateway does with what was told
     here.follow([new.path], "m:2")

@@ -80,7 +80,9 @@ async def test_a_call_whose_caller_left_is_not_sent(pool, worker):
 
 
 @play
-async def test_calls_that_nobody_waits_for_take_no_place_in_the_queue(pool, worker):
+async def test_calls_that_nobody_waits_for_take_no_place_in_the_queue(
+    pool, worker
+):
     here = pool(queue=2)
     for call in (ask(here), ask(here)):
         call.cancel()
@@ -97,7 +99,9 @@ async def test_calls_that_nobody_waits_for_take_no_place_in_the_queue(pool, work
 async def test_a_full_queue_says_come_back_later(pool, worker):
     here = pool(queue=2)
     waiting = [ask(here), ask(here)]
-    with pytest.raises(Overloaded, match="2 calls already wait for 'digits'") as caught:
+    with pytest.raises(
+        Overloaded, match="2 calls already wait for 'digits'"
+    ) as caught:
         ask(here)
     assert caught.value.retry_after == 1
     assert here.series.rejected == 1
@@ -122,7 +126,9 @@ async def test_a_greedy_key_leaves_room_for_others(pool, worker):
 
 
 @play
-async def test_bytes_are_limited_too_and_a_large_call_alone_is_let_in(pool, worker):
+async def test_bytes_are_limited_too_and_a_large_call_alone_is_let_in(
+    pool, worker
+):
     here = pool(queue_bytes=100)
     big = ask(here, bytes(150))
     with pytest.raises(Overloaded):
@@ -163,7 +169,11 @@ def test_parameters_that_can_not_be_sent_are_refused(tmp_path, parameters):
 
 
 @pytest.mark.parametrize(
-    "bad", [Tensor("x\udc80", "UINT8", [1], b"1"), Tensor("x", "UINT8", [2**64], b"1")]
+    "bad",
+    [
+        Tensor("x\udc80", "UINT8", [1], b"1"),
+        Tensor("x", "UINT8", [2**64], b"1"),
+    ],
 )
 def test_a_call_that_can_not_be_sent_fails_alone(tmp_path, bad):
     @play
@@ -175,7 +185,9 @@ def test_a_call_that_can_not_be_sent_fails_alone(tmp_path, bad):
         last = ask(here, b"2")
         with pytest.raises(InvalidInput, match="can't be passed on"):
             await refused
-        assert [answer.data for answer in await asyncio.gather(first, last)] == [
+        assert [
+            answer.data for answer in await asyncio.gather(first, last)
+        ] == [
             b"<1>",
             b"<2>",
         ]

@@ -55,7 +55,11 @@ def floats(*values, kind=np.float32):
         (tensors(("y", [[1, 2]])), tensors(("y", [[1, 2]])), True),
         (tensors(("y", [[1, 2]])), tensors(("y", [[1], [2]])), False),
         (tensors(("y", [1, 2])), tensors(("y", [1, 3])), False),
-        (tensors(("y", [1]), ("z", [2])), tensors(("z", [2]), ("y", [1])), True),
+        (
+            tensors(("y", [1]), ("z", [2])),
+            tensors(("z", [2]), ("y", [1])),
+            True,
+        ),
         (tensors(("y", [1]), ("z", [2])), tensors(("y", [1])), False),
         (
             Answer(1, tensors=[texts_of("t", [b"a"])]),
@@ -84,7 +88,12 @@ def test_bfloat16_differs_by_rounding_too():
         return Answer(
             1,
             tensors=[
-                Tensor("y", "BF16", [1], np.array([value]).astype(bfloat16).tobytes())
+                Tensor(
+                    "y",
+                    "BF16",
+                    [1],
+                    np.array([value]).astype(bfloat16).tobytes(),
+                )
             ],
         )
 

@@ -25,7 +25,11 @@ NUMBERS = sorted(NUMPY.keys() - {"BYTES"})
 @pytest.mark.parametrize("datatype", NUMBERS)
 @pytest.mark.parametrize("shape", [(3,), (2, 3), (0, 4), (1, 1, 1), ()])
 def test_numbers_come_out_as_they_went_in(datatype, shape):
-    array = np.arange(np.prod(shape, dtype=int)).reshape(shape).astype(NUMPY[datatype])
+    array = (
+        np.arange(np.prod(shape, dtype=int))
+        .reshape(shape)
+        .astype(NUMPY[datatype])
+    )
     tensor = tensor_of("x", array)
     assert (tensor.datatype, tensor.shape) == (datatype, list(shape))
     back = array_of(tensor)
@@ -58,7 +62,10 @@ def test_elements_come_out_as_they_went_in(elements):
 
 
 def test_texts_of_numpy_are_utf8():
-    for array in (np.array(["é", "电影", ""]), np.array(["é", "电影", ""], object)):
+    for array in (
+        np.array(["é", "电影", ""]),
+        np.array(["é", "电影", ""], object),
+    ):
         assert elements_of(tensor_of("x", array)) == [
             "é".encode(),
             "电影".encode(),

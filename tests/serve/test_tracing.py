@@ -105,7 +105,9 @@ def test_without_an_endpoint_there_are_no_traces():
     assert Tracing.from_settings(read_settings()) is None
 
 
-def test_the_endpoint_comes_from_the_settings_or_the_standard_variable(monkeypatch):
+def test_the_endpoint_comes_from_the_settings_or_the_standard_variable(
+    monkeypatch,
+):
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318")
     assert read_settings().tracing.endpoint == "http://collector:4318"
     monkeypatch.setenv("MODELMILL_TRACING__ENDPOINT", "https://other/v1/traces")
@@ -121,12 +123,18 @@ def test_a_request_and_its_phases_continue_the_callers_trace(collector, path):
     span = tracer.start(
         ROUTE,
         SAMPLED,
-        {"http.request.method": "POST", "http.route": "/v2/models/{model}/infer"},
+        {
+            "http.request.method": "POST",
+            "http.route": "/v2/models/{model}/infer",
+        },
     )
     start = time.time_ns()
     span.phase("queue", start, start + 2_000_000)
     span.phase(
-        "compute", start + 2_000_000, start + 5_000_000, {"modelmill.batch_rows": 8}
+        "compute",
+        start + 2_000_000,
+        start + 5_000_000,
+        {"modelmill.batch_rows": 8},
     )
     span.set(
         {
@@ -141,7 +149,10 @@ def test_a_request_and_its_phases_continue_the_callers_trace(collector, path):
     server, queue, compute = (
         collector.spans[name] for name in (ROUTE, "queue", "compute")
     )
-    assert (server.trace_id.hex(), server.parent_span_id.hex()) == (TRACE, PARENT)
+    assert (server.trace_id.hex(), server.parent_span_id.hex()) == (
+        TRACE,
+        PARENT,
+    )
     assert server.trace_state == "vendor=abc"
     assert server.kind == SERVER_KIND
     assert server.status.code == 0
@@ -195,7 +206,9 @@ def test_a_request_without_a_valid_parent_begins_a_trace(collector, headers):
     assert is_sampled(span)
 
 
-def test_a_failure_of_the_platform_is_an_error_and_one_of_the_caller_is_not(collector):
+def test_a_failure_of_the_platform_is_an_error_and_one_of_the_caller_is_not(
+    collector,
+):
     tracer = tracing(collector.url)
     for name, code in (("ours", "model_failed"), ("theirs", "invalid_input")):
         span = tracer.start(name, {}, {})
@@ -235,7 +248,9 @@ def test_the_caller_decides_on_sampling_and_the_ratio_on_the_rest(collector):
 def test_about_the_share_asked_for_is_sampled(collector):
     tracer = tracing(collector.url, sample=0.25)
     assert (
-        350 < sum(is_sampled(tracer.start("one", {}, {})) for _ in range(2_000)) < 650
+        350
+        < sum(is_sampled(tracer.start("one", {}, {})) for _ in range(2_000))
+        < 650
     )
     tracer.close()
 

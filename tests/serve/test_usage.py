@@ -77,7 +77,11 @@ def test_pictures_are_counted_by_their_pixels(loaded):
         Call(2, None, rows, {}, [ANSWER]),
         Call(3, b"no picture", [], {}),
     ]
-    assert used(loaded(picture_bundle), *asked) == [{"pixels": 4}, {"pixels": 12}, {}]
+    assert used(loaded(picture_bundle), *asked) == [
+        {"pixels": 4},
+        {"pixels": 12},
+        {},
+    ]
 
 
 def test_of_tensors_nothing_is_known_but_the_time(loaded):
@@ -146,7 +150,9 @@ def test_a_task_says_what_a_call_used(task, inputs, outputs, usage):
     assert task_named(task).usage(given, made, context) == usage
 
 
-def test_written_texts_are_counted_by_their_tokens_and_streamed_one_by_one(tmp_path):
+def test_written_texts_are_counted_by_their_tokens_and_streamed_one_by_one(
+    tmp_path,
+):
     model = predictor.load(writing_bundle(tmp_path / "b"))
     sent = queue.Queue()
     texts = StreamWorker(model)
@@ -178,4 +184,7 @@ def test_written_texts_are_counted_by_their_tokens_and_streamed_one_by_one(tmp_p
     for number, prompt, completion in ((1, 3, 5), (2, 5, 10)):
         usage = dict(answers[number].usage)
         assert usage.pop("compute_seconds") > 0
-        assert usage == {"prompt_tokens": prompt, "completion_tokens": completion}
+        assert usage == {
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+        }

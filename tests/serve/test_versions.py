@@ -41,7 +41,8 @@ async def test_only_the_versions_that_are_served_can_be_called(tmp_path):
         for version in (None, "", "1", "2", "3")
     ] == [1, 1, 1, 2, 3]
     assert [
-        here.pick(caller, "digits", version).version for version in ("1", "2", "3")
+        here.pick(caller, "digits", version).version
+        for version in ("1", "2", "3")
     ] == [1, 2, 3]
     with pytest.raises(NotFound, match="serves version 1 and 2 and 3, not 4"):
         here.route(caller, "digits", "4")
@@ -64,7 +65,10 @@ async def test_only_the_versions_that_are_served_can_be_called(tmp_path):
             [a_canary(2, 0.5, ready=False), a_shadow(3)],
             {1: 1.0},
         ),  # and never to a shadow
-        ([a_canary(2, 0.5, ready=False), a_canary(3, 0.25)], {1: 0.75, 3: 0.25}),
+        (
+            [a_canary(2, 0.5, ready=False), a_canary(3, 0.25)],
+            {1: 0.75, 3: 0.25},
+        ),
     ],
 )
 def test_the_weights_of_canaries_decide_who_answers(others, shares):
@@ -72,7 +76,9 @@ def test_the_weights_of_canaries_decide_who_answers(others, shares):
         here = gateway(a_route("digits", others=others))
         caller = here.authorise("mine")
         random.seed(7)
-        drawn = Counter(here.pick(caller, "digits").version for _ in range(4000))
+        drawn = Counter(
+            here.pick(caller, "digits").version for _ in range(4000)
+        )
         here.update(a_snapshot())
         return drawn
 
@@ -90,15 +96,22 @@ async def test_each_version_has_its_own_workers_and_counters(tmp_path):
     )
     here = gateway(
         a_route(
-            "digits", sockets=[main.path], others=[a_canary(2, sockets=[other.path])]
+            "digits",
+            sockets=[main.path],
+            others=[a_canary(2, sockets=[other.path])],
         )
     )
     caller = here.authorise("mine")
     for version, answer in (("1", b"one"), ("2", b"two"), ("2", b"two")):
         route = here.pick(caller, "digits", version)
-        assert (await here.predict(caller, route, "v2_http", data=b"x")).data == answer
+        assert (
+            await here.predict(caller, route, "v2_http", data=b"x")
+        ).data == answer
     for version, count in (("1", 1), ("2", 2)):
-        assert here.statistics(here.route(caller, "digits", version)).success == count
+        assert (
+            here.statistics(here.route(caller, "digits", version)).success
+            == count
+        )
         where = {
             "deployment": "digits",
             "version": f"digits:{version}",
@@ -107,10 +120,18 @@ async def test_each_version_has_its_own_workers_and_counters(tmp_path):
         }
         assert metric(here, "modelmill_requests_total", **where) == count
     assert (
-        metric(here, "modelmill_ready_workers", deployment="digits", slot="main") == 1
+        metric(
+            here, "modelmill_ready_workers", deployment="digits", slot="main"
+        )
+        == 1
     )
     assert (
-        metric(here, "modelmill_ready_workers", deployment="digits", slot="digits:2")
+        metric(
+            here,
+            "modelmill_ready_workers",
+            deployment="digits",
+            slot="digits:2",
+        )
         == 1
     )
 
@@ -123,7 +144,10 @@ async def test_a_promoted_canary_keeps_its_calls(tmp_path):
         await opened.wait()
         return await echo(calls)
 
-    main, other = await worker(tmp_path / "1"), await worker(tmp_path / "2", slow)
+    main, other = (
+        await worker(tmp_path / "1"),
+        await worker(tmp_path / "2", slow),
+    )
     here = gateway(
         a_route(
             "digits",
@@ -141,11 +165,14 @@ async def test_a_promoted_canary_keeps_its_calls(tmp_path):
     await until(lambda: other.got)
     here.update(
         a_snapshot(
-            a_route("digits", version=2, sockets=[other.path], batch=1), keys=KEYS
+            a_route("digits", version=2, sockets=[other.path], batch=1),
+            keys=KEYS,
         )
     )
     # Began before, asks after
-    calls.append(asyncio.create_task(here.predict(caller, route, "x", data=b"6")))
+    calls.append(
+        asyncio.create_task(here.predict(caller, route, "x", data=b"6"))
+    )
     opened.set()
     assert [answer.data for answer in await asyncio.gather(*calls)] == [
         b"%d" % n for n in range(7)
@@ -162,7 +189,10 @@ async def test_a_shadow_gets_copies_and_its_agreement_is_counted(tmp_path):
     main = await worker(tmp_path / "1", says(b'[{"label":"a","score":0.9}]'))
     same = await worker(tmp_path / "2", says(b'[{"label":"a","score":0.8}]'))
     other = await worker(tmp_path / "3", says(b'[{"label":"b","score":0.8}]'))
-    others = [a_shadow(2, sockets=[same.path]), a_shadow(3, sockets=[other.path])]
+    others = [
+        a_shadow(2, sockets=[same.path]),
+        a_shadow(3, sockets=[other.path]),
+    ]
     here = gateway(a_route("digits", sockets=[main.path], others=others))
     caller = here.authorise("mine")
     for _ in range(3):
@@ -177,7 +207,10 @@ async def test_a_shadow_gets_copies_and_its_agreement_is_counted(tmp_path):
     await until(
         lambda: all(here.statistics(one).shadow_answers == 3 for one in shadows)
     )
-    assert [here.statistics(one).shadow_disagreements for one in shadows] == [0, 3]
+    assert [here.statistics(one).shadow_disagreements for one in shadows] == [
+        0,
+        3,
+    ]
     assert all(
         call.data == b"x" and call.parameters == {"top_k": 1}
         for batch in same.got
@@ -219,17 +252,23 @@ def test_a_shadow_disturbs_nobody(tmp_path, fault):
         main = await worker(tmp_path / "1", says(b'"yes"'))
         shadow = await worker(tmp_path / "2", kinds.get(fault, silent))
         side = a_shadow(2, sockets=[shadow.path], ready=fault != "not ready")
-        here = gateway(a_route("digits", sockets=[main.path], others=[side]), queue=2)
+        here = gateway(
+            a_route("digits", sockets=[main.path], others=[side]), queue=2
+        )
         caller = here.authorise("mine")
         for _ in range(20):
             assert (
-                await here.predict(caller, here.pick(caller, "digits"), "x", data=b"x")
+                await here.predict(
+                    caller, here.pick(caller, "digits"), "x", data=b"x"
+                )
             ).data == b'"yes"'
         assert here.statistics(here.route(caller, "digits")).success == 20
         if fault == "not ready":
             assert shadow.got == []
         # Its copies go to nobody
-        here.update(a_snapshot(a_route("digits", sockets=[main.path]), keys=KEYS))
+        here.update(
+            a_snapshot(a_route("digits", sockets=[main.path]), keys=KEYS)
+        )
         await asyncio.sleep(0.02)
         assert len([call for batch in main.got for call in batch]) == 20
         here.update(a_snapshot())

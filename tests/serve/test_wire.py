@@ -46,7 +46,8 @@ SECONDS = st.floats(allow_nan=False)
 BATCHES = st.builds(
     Batch,
     st.lists(
-        st.builds(Answer, IDS, st.binary(max_size=60), TENSORS, TEXT, TEXT), max_size=5
+        st.builds(Answer, IDS, st.binary(max_size=60), TENSORS, TEXT, TEXT),
+        max_size=5,
     ),
     IDS,
     SECONDS,
@@ -76,7 +77,11 @@ def test_batches_arrive_as_they_were_sent(batch):
 def test_large_data_is_not_changed():
     data = bytes(range(256)) * 8192
     (call,) = read_calls(
-        body_of(frame([Call(1, data, [Tensor("x", "UINT8", [len(data)], data)], {})]))
+        body_of(
+            frame(
+                [Call(1, data, [Tensor("x", "UINT8", [len(data)], data)], {})]
+            )
+        )
     )
     assert (call.data, call.tensors[0].data) == (data, data)
 

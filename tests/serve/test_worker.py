@@ -23,7 +23,9 @@ from tests.helpers.text_bundles import text_bundle, writing_bundle
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    return predictor.load(picture_bundle(tmp_path_factory.mktemp("pictures") / "b"))
+    return predictor.load(
+        picture_bundle(tmp_path_factory.mktemp("pictures") / "b")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +48,9 @@ def grey(value):
 
 
 def pixels(*values, side=2):
-    array = np.stack([np.full((side, side, 1), value, np.uint8) for value in values])
+    array = np.stack(
+        [np.full((side, side, 1), value, np.uint8) for value in values]
+    )
     return [Tensor("image", "UINT8", list(array.shape), array.tobytes())]
 
 
@@ -99,7 +103,10 @@ def test_a_bad_item_does_not_spoil_its_batch_mates(pictures, threads):
         "invalid_input",
     ]
     assert answers[5].code != ""
-    assert (best(answers[0])["label"], best(answers[3])["label"]) == ("dark", "bright")
+    assert (best(answers[0])["label"], best(answers[3])["label"]) == (
+        "dark",
+        "bright",
+    )
 
 
 def test_tensors_and_task_input_share_a_batch(pictures, threads):
@@ -131,11 +138,15 @@ def test_calls_of_several_shapes_are_answered(pictures, threads):
     answers = answered(pictures, threads)(
         [
             Call(n, None, pixels(value, side=side), {})
-            for n, (value, side) in enumerate([(0, 2), (51, 3), (255, 2), (102, 3)])
+            for n, (value, side) in enumerate(
+                [(0, 2), (51, 3), (255, 2), (102, 3)]
+            )
         ]
     )
     np.testing.assert_allclose(
-        [scores(answer)[0, 1] for answer in answers], [0, 0.2, 1, 0.4], atol=1e-5
+        [scores(answer)[0, 1] for answer in answers],
+        [0, 0.2, 1, 0.4],
+        atol=1e-5,
     )
 
 
@@ -157,22 +168,36 @@ def test_a_text_that_is_no_utf8_is_refused(texts, threads):
     bad, good = answered(texts, threads)(
         [Call(1, b"\xff\xfe", [], {}), Call(2, b"good", [], {})]
     )
-    assert (bad.code, bad.message) == ("invalid_input", "the text is not valid UTF-8")
+    assert (bad.code, bad.message) == (
+        "invalid_input",
+        "the text is not valid UTF-8",
+    )
     assert good.code == ""
 
 
 @pytest.mark.parametrize(
     ("tensor", "says"),
     [
-        (Tensor("image", "UINT8", [1, 2, 2, 1], b"xx"), "do not fill the shape"),
-        (Tensor("image", "UINT8", [2, 2, 2, 1], b"1234"), "do not fill the shape"),
+        (
+            Tensor("image", "UINT8", [1, 2, 2, 1], b"xx"),
+            "do not fill the shape",
+        ),
+        (
+            Tensor("image", "UINT8", [2, 2, 2, 1], b"1234"),
+            "do not fill the shape",
+        ),
         (Tensor("image", "NOTHING", [1], b"x"), "unknown datatype 'NOTHING'"),
         (Tensor("pixels", "BYTES", [2], b"\1\0\0\0a"), "do not fill the shape"),
-        (Tensor("image", "BYTES", [1], b"\5\0\0\0a"), "longer than what was sent"),
+        (
+            Tensor("image", "BYTES", [1], b"\5\0\0\0a"),
+            "longer than what was sent",
+        ),
         (Tensor("image", "BYTES", [0], b""), "the batch is empty"),
     ],
 )
-def test_tensors_that_can_not_be_read_are_refused_in_words(pictures, tensor, says):
+def test_tensors_that_can_not_be_read_are_refused_in_words(
+    pictures, tensor, says
+):
     (answer,) = answered(pictures)([Call(1, None, [tensor], {})])
     assert answer.code == "invalid_input"
     assert says in answer.message
@@ -187,7 +212,9 @@ def test_an_input_that_the_model_does_not_have_is_answered(pictures):
 
 
 def test_a_call_without_anything_is_answered(pictures):
-    empty, good = answered(pictures)([Call(1, None, [], {}), Call(2, grey(0), [], {})])
+    empty, good = answered(pictures)(
+        [Call(1, None, [], {}), Call(2, grey(0), [], {})]
+    )
     assert empty.code == "invalid_input"
     assert good.code == ""
 
@@ -216,19 +243,32 @@ def test_the_tasks_answer_can_be_asked_for(pictures, threads):
         ]
     )
     (tensor,) = answers[0].tensors
-    assert (tensor.name, tensor.datatype, tensor.shape) == ("answer", "BYTES", [2])
+    assert (tensor.name, tensor.datatype, tensor.shape) == (
+        "answer",
+        "BYTES",
+        [2],
+    )
     rows = [msgspec.json.decode(element) for element in elements_of(tensor)]
-    assert [[entry["label"] for entry in row] for row in rows] == [["dark"], ["bright"]]
-    assert [tensor.name for tensor in answers[1].tensors] == ["answer", "scores"]
+    assert [[entry["label"] for entry in row] for row in rows] == [
+        ["dark"],
+        ["bright"],
+    ]
+    assert [tensor.name for tensor in answers[1].tensors] == [
+        "answer",
+        "scores",
+    ]
 
 
 def test_texts_as_bytes_are_answered_as_texts_alone(texts):
     batch = answered(texts)(
         [Call(1, None, raw(b"good film", b"bad", name="text"), {}, ["answer"])]
     )
-    alone = answered(texts)([Call(1, b"good film", [], {}), Call(2, b"bad", [], {})])
+    alone = answered(texts)(
+        [Call(1, b"good film", [], {}), Call(2, b"bad", [], {})]
+    )
     rows = [
-        msgspec.json.decode(element) for element in elements_of(batch[0].tensors[0])
+        msgspec.json.decode(element)
+        for element in elements_of(batch[0].tensors[0])
     ]
     assert rows == [msgspec.json.decode(answer.data) for answer in alone]
 
@@ -248,7 +288,9 @@ def test_texts_as_bytes_are_answered_as_texts_alone(texts):
         (Call(1, None, raw(grey(0)), {"top_k": -1}, ["answer"]), ""),
     ],
 )
-def test_an_answer_that_can_not_be_given_is_refused_in_words(pictures, call, says):
+def test_an_answer_that_can_not_be_given_is_refused_in_words(
+    pictures, call, says
+):
     good, bad = answered(pictures)([Call(0, grey(0), [], {}), call])
     assert (good.code, bad.code) == ("", "invalid_input")
     assert says in bad.message
@@ -281,8 +323,12 @@ def test_an_engine_that_fails_on_one_input_refuses_that_alone(pictures, engine):
         return {"scores": arrays["image"][:, 0, 0].astype(np.float32)}
 
     engine(run)
-    answers = answered(pictures)([Call(n, None, pixels(n), {}) for n in range(10)])
-    assert [answer.code for answer in answers] == [""] * 7 + ["model_failed"] + [""] * 2
+    answers = answered(pictures)(
+        [Call(n, None, pixels(n), {}) for n in range(10)]
+    )
+    assert [answer.code for answer in answers] == [""] * 7 + [
+        "model_failed"
+    ] + [""] * 2
     assert [scores(answer)[0, 0] for answer in answers if not answer.code] == [
         0,
         1,
@@ -296,16 +342,24 @@ def test_an_engine_that_fails_on_one_input_refuses_that_alone(pictures, engine):
     ]
 
 
-def test_a_model_whose_outputs_have_no_rows_is_run_call_by_call(pictures, engine):
-    engine(lambda arrays: {"scores": np.array(arrays["image"].sum(), np.float32)})
-    answers = answered(pictures)([Call(n, None, pixels(n), {}) for n in range(3)])
+def test_a_model_whose_outputs_have_no_rows_is_run_call_by_call(
+    pictures, engine
+):
+    engine(
+        lambda arrays: {"scores": np.array(arrays["image"].sum(), np.float32)}
+    )
+    answers = answered(pictures)(
+        [Call(n, None, pixels(n), {}) for n in range(3)]
+    )
     assert [scores(answer).item() for answer in answers] == [0, 4, 8]
 
 
 def test_inputs_of_unequal_rows_do_not_shift_those_of_others(pictures, engine):
     engine(
         lambda arrays: {
-            "scores": np.stack([arrays["a"], arrays["b"]], 1)[: len(arrays["a"])]
+            "scores": np.stack([arrays["a"], arrays["b"]], 1)[
+                : len(arrays["a"])
+            ]
         }
     )
 
@@ -345,7 +399,9 @@ def test_a_batch_says_how_many_rows_it_had_and_what_they_cost(pictures):
         ]
     )
     assert batch.rows == 3
-    assert min(batch.decode_seconds, batch.run_seconds, batch.encode_seconds) > 0
+    assert (
+        min(batch.decode_seconds, batch.run_seconds, batch.encode_seconds) > 0
+    )
 
 
 def test_every_group_of_a_batch_counts_as_run_time(pictures, engine):
@@ -355,7 +411,10 @@ def test_every_group_of_a_batch_counts_as_run_time(pictures, engine):
 
     engine(run)
     batch = Worker(pictures, 1).answer(
-        [Call(1, None, pixels(1, side=2), {}), Call(2, None, pixels(1, side=3), {})]
+        [
+            Call(1, None, pixels(1, side=2), {}),
+            Call(2, None, pixels(1, side=3), {}),
+        ]
     )
     assert batch.run_seconds >= 0.04
 
@@ -419,14 +478,20 @@ def test_two_batches_of_one_gateway_are_worked_on_at_a_time(
     monkeypatch.setattr(server.worker, "_decode", meeting)
     with connect(tmp_path) as link:
         link.sendall(
-            frame([Call(1, grey(0), [], {})]) + frame([Call(2, grey(0), [], {})])
+            frame([Call(1, grey(0), [], {})])
+            + frame([Call(2, grey(0), [], {})])
         )
         got = [
-            read_batch(receive(link, int.from_bytes(receive(link, HEAD), "little")))
+            read_batch(
+                receive(link, int.from_bytes(receive(link, HEAD), "little"))
+            )
             for _ in range(2)
         ]
     assert sorted(batch.answers[0].id for batch in got) == [1, 2]
-    assert [answer.code for batch in got for answer in batch.answers] == ["", ""]
+    assert [answer.code for batch in got for answer in batch.answers] == [
+        "",
+        "",
+    ]
 
 
 def test_a_batch_that_can_not_be_answered_ends_the_link_and_not_the_worker(
@@ -454,7 +519,9 @@ def test_garbage_ends_the_link_and_not_the_worker(server, tmp_path):
         assert ask(good, [Call(1, grey(0), [], {})])[0].code == ""
 
 
-def test_after_sigterm_it_stays_until_the_gateway_has_disconnected(server, tmp_path):
+def test_after_sigterm_it_stays_until_the_gateway_has_disconnected(
+    server, tmp_path
+):
     with connect(tmp_path) as link:
         ask(link, [Call(1, grey(0), [], {})])
         server.stopping.set()
@@ -511,7 +578,9 @@ def undisturbed():
         (writing_bundle, 0, 16, ""),
     ],
 )
-def test_a_worker_says_how_many_calls_share_a_batch(make, batch, most, why, tmp_path):
+def test_a_worker_says_how_many_calls_share_a_batch(
+    make, batch, most, why, tmp_path
+):
     said = []
     spec = WorkerSpec(
         deployment="eyes",

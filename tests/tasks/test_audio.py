@@ -19,7 +19,10 @@ from modelmill.tasks.automatic_speech_recognition.decoding import (
     greedy,
     words,
 )
-from modelmill.tasks.automatic_speech_recognition.measures import distance, error_rate
+from modelmill.tasks.automatic_speech_recognition.measures import (
+    distance,
+    error_rate,
+)
 from modelmill.tasks.base import Context, Item, Measured
 from modelmill.tasks.decoding import audio_decoder
 from tests.helpers.datasets import tones
@@ -34,7 +37,9 @@ def sound(samples, rate=8000, **options):
 
 
 def wave(seconds=0.5, rate=8000, pitch=440.0):
-    return 0.4 * np.sin(2 * np.pi * pitch * np.arange(int(seconds * rate)) / rate)
+    return 0.4 * np.sin(
+        2 * np.pi * pitch * np.arange(int(seconds * rate)) / rate
+    )
 
 
 # ---- files
@@ -95,17 +100,24 @@ def test_a_header_that_promises_hours_is_refused_before_any_work():
     data[40:44] = struct.pack("<I", 2**31 - 2)
     data[4:8] = struct.pack("<I", 2**31 - 2 + 36)
     with suppress(TooLarge):
-        assert audio_decoder.read(bytes(data)).seconds < 1  # what is there counts
+        assert (
+            audio_decoder.read(bytes(data)).seconds < 1
+        )  # what is there counts
 
 
 @settings(max_examples=200)
 @given(st.data())
 def test_a_damaged_file_is_read_or_refused(data):
     file = bytearray(
-        sound(wave(0.05), format=data.draw(st.sampled_from(["WAV", "FLAC", "OGG"])))
+        sound(
+            wave(0.05),
+            format=data.draw(st.sampled_from(["WAV", "FLAC", "OGG"])),
+        )
     )
     for _ in range(data.draw(st.integers(1, 8))):
-        file[data.draw(st.integers(0, len(file) - 1))] = data.draw(st.integers(0, 255))
+        file[data.draw(st.integers(0, len(file) - 1))] = data.draw(
+            st.integers(0, 255)
+        )
     cut = bytes(file[: data.draw(st.integers(1, len(file)))])
     with suppress(MillError):
         assert np.isfinite(audio_decoder.read(cut).samples).all()
@@ -156,7 +168,9 @@ def test_silence_is_a_flat_spectrogram():
     torch = pytest.importorskip("torch")
     from modelmill.tasks.networks.mel_spectrogram import LogMel
 
-    assert torch.equal(LogMel(8000, 40)(torch.zeros(1, 4000)), torch.ones(1, 40, 51))
+    assert torch.equal(
+        LogMel(8000, 40)(torch.zeros(1, 4000)), torch.ones(1, 40, 51)
+    )
 
 
 # ---- classes
@@ -172,9 +186,9 @@ def context(task, tmp_path, **changed):
 def test_the_middle_is_listened_to(tmp_path):
     known = context(audio_classification.TASK, tmp_path, seconds=0.1)
     time = np.arange(8000) / 8000
-    steps = audio_classification.TASK.decode(sound(time, subtype="FLOAT"), known)[
-        "audio"
-    ]
+    steps = audio_classification.TASK.decode(
+        sound(time, subtype="FLOAT"), known
+    )["audio"]
     assert len(steps) == 800
     assert steps.mean() == pytest.approx(0.5, abs=1e-3)
     short = audio_classification.TASK.decode(
@@ -223,7 +237,10 @@ def certain(text):
     ],
 )
 def test_repetitions_and_nothing_are_left_out(places, says):
-    for heard in (greedy(certain(places), LABELS), beam(certain(places), LABELS, 4)):
+    for heard in (
+        greedy(certain(places), LABELS),
+        beam(certain(places), LABELS, 4),
+    ):
         assert "".join(one.text for one in heard) == says
 
 
@@ -231,7 +248,9 @@ def test_a_beam_finds_the_text_that_all_ways_together_make_likeliest():
     scores = np.log(np.array([[0.4, 0.3, 0.3], [0.4, 0.6, 1e-9]], np.float32))
     assert "".join(one.text for one in greedy(scores, LABELS)) == "a"
     unsure = np.log(np.array([[0.6, 0.4, 1e-9], [0.6, 0.4, 1e-9]], np.float32))
-    assert greedy(unsure, LABELS) == []  # nothing, nothing: 0.36; a in some way: 0.64
+    assert (
+        greedy(unsure, LABELS) == []
+    )  # nothing, nothing: 0.36; a in some way: 0.64
     assert "".join(one.text for one in beam(unsure, LABELS, 4)) == "a"
 
 
@@ -239,13 +258,19 @@ def test_the_padding_of_a_batch_changes_nothing_before_it():
     torch = pytest.importorskip("torch")
     from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-    from modelmill.tasks.automatic_speech_recognition.network import over_lengths
+    from modelmill.tasks.automatic_speech_recognition.network import (
+        over_lengths,
+    )
 
     gru = torch.nn.GRU(7, 5, 2, batch_first=True, bidirectional=True).double()
     x = torch.randn(4, 9, 7, dtype=torch.float64, requires_grad=True)
     lengths = torch.tensor([9, 3, 1, 6])
-    packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
-    wanted, _ = pad_packed_sequence(gru(packed)[0], batch_first=True, total_length=9)
+    packed = pack_padded_sequence(
+        x, lengths, batch_first=True, enforce_sorted=False
+    )
+    wanted, _ = pad_packed_sequence(
+        gru(packed)[0], batch_first=True, total_length=9
+    )
     (gradient,) = torch.autograd.grad(wanted.square().sum(), x)
 
     within = (torch.arange(9) < lengths[:, None]).unsqueeze(2)
@@ -268,17 +293,25 @@ def test_words_stand_between_blanks():
 
 
 @given(
-    st.text("ab", max_size=12), st.text("ab", max_size=12), st.text("ab", max_size=12)
+    st.text("ab", max_size=12),
+    st.text("ab", max_size=12),
+    st.text("ab", max_size=12),
 )
 def test_the_distance_of_texts_is_one(one, other, third):
     assert distance(one, one) == 0
-    assert distance(one, other) == distance(other, one) >= abs(len(one) - len(other))
+    assert (
+        distance(one, other)
+        == distance(other, one)
+        >= abs(len(one) - len(other))
+    )
     assert distance(one, third) <= distance(one, other) + distance(other, third)
 
 
 def test_error_rates_by_hand():
     assert error_rate(["kitten"], ["sitting"]) == pytest.approx(3 / 6)
-    assert error_rate([["a", "b"], ["c"]], [["a"], ["c", "d"]]) == pytest.approx(2 / 3)
+    assert error_rate(
+        [["a", "b"], ["c"]], [["a"], ["c", "d"]]
+    ) == pytest.approx(2 / 3)
     assert error_rate([""], ["ab"]) == 2
 
 
@@ -293,14 +326,23 @@ def test_long_recordings_are_transcribed_in_windows_without_a_seam(tmp_path):
         places = audio.shape[1] // step + 1
         return {
             "scores": np.stack(
-                [audio[:, np.minimum(np.arange(places) * step, audio.shape[1] - 1)]]
+                [
+                    audio[
+                        :,
+                        np.minimum(
+                            np.arange(places) * step, audio.shape[1] - 1
+                        ),
+                    ]
+                ]
                 * 3,
                 2,
             )
         }
 
     audio = np.arange(9 * 8000, dtype=np.float32)[None]
-    found = speech.TASK.infer({"": run}, {"audio": audio}, known)["scores"][0, :, 0]
+    found = speech.TASK.infer({"": run}, {"audio": audio}, known)["scores"][
+        0, :, 0
+    ]
     assert max(seen) <= 2 * 8000
     assert np.array_equal(found[:-1], audio[0, ::step][: len(found) - 1])
     assert len(found) in (450, 451)
@@ -329,7 +371,9 @@ def test_answers_say_when(tmp_path):
         {"beams": 2},
     ):
         with pytest.raises(InvalidInput):
-            speech.TASK.encode(arrays, known, speech.TASK.parameters(parameters))
+            speech.TASK.encode(
+                arrays, known, speech.TASK.parameters(parameters)
+            )
 
 
 def test_a_recording_that_is_too_long_teaches_nothing(tmp_path):

@@ -20,7 +20,9 @@ CLASSIFIER = task_named("text-classification")
 
 
 def context(*labels):
-    return Context(preprocessing=None, labels=list(labels), folder=Path("/nowhere"))
+    return Context(
+        preprocessing=None, labels=list(labels), folder=Path("/nowhere")
+    )
 
 
 TEN = context(*"abcdefghij")
@@ -50,9 +52,9 @@ def test_the_best_labels_come_first(parameters, labels):
 
 
 def test_scores_are_plain_rounded_numbers():
-    assert CLASSIFIER.encode(SCORES, TEN, CLASSIFIER.parameters({"top_k": 1})) == [
-        {"label": "b", "score": 0.3}
-    ]
+    assert CLASSIFIER.encode(
+        SCORES, TEN, CLASSIFIER.parameters({"top_k": 1})
+    ) == [{"label": "b", "score": 0.3}]
 
 
 def test_fewer_labels_than_asked_for_are_all_labels():
@@ -86,7 +88,11 @@ def test_another_function_than_softmax_is_refused():
 
 def test_the_output_is_one_score_for_each_label():
     (spec,) = CLASSIFIER.outputs(TEN)
-    assert (spec.name, spec.datatype, spec.shape) == ("scores", "FP32", [-1, 10])
+    assert (spec.name, spec.datatype, spec.shape) == (
+        "scores",
+        "FP32",
+        [-1, 10],
+    )
 
 
 def answers(*rows, labels="ab"):
@@ -100,7 +106,9 @@ def answers(*rows, labels="ab"):
 
 
 def judged(outputs, truths, labels):
-    return evaluate(Measured(outputs=outputs, truths=truths, labels=labels, show=list))
+    return evaluate(
+        Measured(outputs=outputs, truths=truths, labels=labels, show=list)
+    )
 
 
 def test_metrics_of_a_case_worked_out_by_hand():
@@ -123,7 +131,9 @@ def test_metrics_of_a_case_worked_out_by_hand():
     assert found["precision_macro"] == pytest.approx(0.75)
     assert found["recall_weighted"] == pytest.approx(0.75)
     # each item is alone in its bin: |1 - 0.9| + |1 - 0.8| + |0 - 0.7| + |1 - 0.6|, a quarter each
-    assert found["calibration_error"] == pytest.approx((0.1 + 0.2 + 0.7 + 0.4) / 4)
+    assert found["calibration_error"] == pytest.approx(
+        (0.1 + 0.2 + 0.7 + 0.4) / 4
+    )
     assert "top_5_accuracy" not in found
 
 
@@ -132,19 +142,25 @@ def test_the_calibration_error_is_zero_when_confidence_is_accuracy():
     assert judged(answers(*rows), list("aaab"), list("ab")).metrics[
         "calibration_error"
     ] == pytest.approx(0)
-    certain = judged(answers((1.0, 0.0), (0.0, 1.0)), list("ab"), list("ab")).metrics
+    certain = judged(
+        answers((1.0, 0.0), (0.0, 1.0)), list("ab"), list("ab")
+    ).metrics
     assert (certain["calibration_error"], certain["accuracy"]) == (0.0, 1.0)
 
 
 def test_top_five_is_counted_when_there_are_more_labels():
     labels = "abcdef"
     row = (0.3, 0.25, 0.2, 0.15, 0.09, 0.01)
-    found = judged(answers(row, row, labels=labels), list("ef"), list(labels)).metrics
+    found = judged(
+        answers(row, row, labels=labels), list("ef"), list(labels)
+    ).metrics
     assert (found["accuracy"], found["top_5_accuracy"]) == (0.0, 0.5)
 
 
 def test_a_label_that_never_occurs_counts_zero_and_does_not_fail():
-    found = judged(answers((0.9, 0.1, 0.0), labels="abc"), ["a"], list("abc")).metrics
+    found = judged(
+        answers((0.9, 0.1, 0.0), labels="abc"), ["a"], list("abc")
+    ).metrics
     assert found["per_class"]["c"] == {
         "precision": 0.0,
         "recall": 0.0,
@@ -155,7 +171,11 @@ def test_a_label_that_never_occurs_counts_zero_and_does_not_fail():
 
 @pytest.mark.parametrize(
     "labels",
-    [["a", "b"], ["电影", "<b>$x^2$", "_under_"], [f"label {i}" for i in range(30)]],
+    [
+        ["a", "b"],
+        ["电影", "<b>$x^2$", "_under_"],
+        [f"label {i}" for i in range(30)],
+    ],
 )
 @pytest.mark.filterwarnings("ignore:Glyph")
 def test_pictures_are_png(labels):
@@ -174,14 +194,18 @@ def test_pictures_are_png(labels):
 
 
 def test_a_label_that_looks_like_mathematics_does_not_break_the_picture():
-    assert confusion_picture(np.eye(2, dtype=int), ["cheap $", "$\\frac{$"]).startswith(
-        b"\x89PNG"
-    )
+    assert confusion_picture(
+        np.eye(2, dtype=int), ["cheap $", "$\\frac{$"]
+    ).startswith(b"\x89PNG")
 
 
 @settings(max_examples=12)
 @given(
-    st.lists(st.tuples(st.floats(0, 1), st.sampled_from("ab")), min_size=1, max_size=20)
+    st.lists(
+        st.tuples(st.floats(0, 1), st.sampled_from("ab")),
+        min_size=1,
+        max_size=20,
+    )
 )
 def test_metrics_stay_within_their_range(cases):
     found = judged(
@@ -191,7 +215,9 @@ def test_metrics_stay_within_their_range(cases):
     ).metrics
     numbers = [value for value in found.values() if isinstance(value, float)]
     assert all(0 <= value <= 1 for value in numbers)
-    assert sum(row["items"] for row in found["per_class"].values()) == len(cases)
+    assert sum(row["items"] for row in found["per_class"].values()) == len(
+        cases
+    )
 
 
 def test_a_parameter_that_nothing_reads_is_refused_with_the_near_one():

@@ -92,7 +92,9 @@ def test_the_frame_holds_a_picture_where_it_is_said_to(fit, size):
 @pytest.mark.parametrize("size", SIZES)
 def test_what_is_trained_on_comes_back_as_it_was_annotated(fit, size):
     height, width = size
-    box = Box("dog", width // 2 - 8, height // 2 - 9, width // 2 + 10, height // 2 + 7)
+    box = Box(
+        "dog", width // 2 - 8, height // 2 - 9, width // 2 + 10, height // 2 + 7
+    )
     item = Item("1", "dog", png(np.zeros((height, width, 3))), target=[box])
     given = context(fit)
     arrays, targets = TASK.sample(item, given)
@@ -131,12 +133,16 @@ def test_boxes_are_those_of_the_upright_picture(orientation):
     data = encoded(stored, "JPEG", exif=exif)
     assert image_decoder.size_of(data) == (40, 80)
     given = context("pad", 64, 64)
-    (entry,) = answer_of(TASK.decode(data, given), [[0.25, 0.375, 0.5, 0.75]], given)
+    (entry,) = answer_of(
+        TASK.decode(data, given), [[0.25, 0.375, 0.5, 0.75]], given
+    )
     assert corners(entry) == [20, 10, 40, 40]
     _, targets = TASK.sample(
         Item("1", "cat", data, target=[Box("cat", 20, 10, 40, 40)]), given
     )
-    np.testing.assert_allclose(targets["boxes"][0], [0.25, 0.375, 0.5, 0.75], atol=1e-6)
+    np.testing.assert_allclose(
+        targets["boxes"][0], [0.25, 0.375, 0.5, 0.75], atol=1e-6
+    )
 
 
 def test_boxes_are_whole_pixels_within_the_picture():
@@ -162,10 +168,14 @@ def test_the_threshold_is_asked_for_or_three_tenths():
     boxes = [[0.1, 0.1, 0.3, 0.5], [0.4, 0.1, 0.6, 0.5], [0.7, 0.1, 0.9, 0.5]]
     scores = [0.8, 0.3, 0.05]
     assert [
-        round(one["score"], 2) for one in answer_of(decoded, boxes, given, scores)
+        round(one["score"], 2)
+        for one in answer_of(decoded, boxes, given, scores)
     ] == [0.8, 0.3]
     for least, count in ((0, 3), (0.05, 3), (0.5, 1), (1, 0), (None, 2)):
-        assert len(answer_of(decoded, boxes, given, scores, threshold=least)) == count
+        assert (
+            len(answer_of(decoded, boxes, given, scores, threshold=least))
+            == count
+        )
     assert (
         len(
             answer_of(
@@ -184,7 +194,9 @@ def test_the_threshold_is_asked_for_or_three_tenths():
 def test_a_threshold_that_is_none_is_refused(least):
     given = context()
     with pytest.raises(InvalidInput, match="threshold is a number from 0 to 1"):
-        answer_of(TASK.decode(TASK.example(), given), [], given, threshold=least)
+        answer_of(
+            TASK.decode(TASK.example(), given), [], given, threshold=least
+        )
 
 
 def test_an_unknown_parameter_is_refused_with_the_one_that_there_is():
@@ -202,7 +214,9 @@ def test_of_two_boxes_of_one_object_the_better_stays():
         [0.1, 0.1, 0.5, 0.5],
         [0.4, 0.1, 0.8, 0.5],
     ]
-    answer = answer_of(decoded, boxes, given, [0.5, 0.9, 0.8, 0.7], [0, 0, 1, 0])
+    answer = answer_of(
+        decoded, boxes, given, [0.5, 0.9, 0.8, 0.7], [0, 0, 1, 0]
+    )
     assert [(one["label"], round(one["score"], 1)) for one in answer] == [
         ("cat", 0.9),
         ("dog", 0.8),
@@ -240,7 +254,11 @@ def test_ignored_boxes_are_marked_and_no_box_is_no_target():
     data = png(np.zeros((64, 96, 3)))
     boxes = [Box("cat", 0, 0, 9, 9), Box("dog", 0, 0, 50, 50, ignored=True)]
     _, targets = TASK.sample(Item("1", "cat", data, target=boxes), context())
-    assert targets["classes"][:3].tolist() == [-2, 0, -1]  # the larger one first
+    assert targets["classes"][:3].tolist() == [
+        -2,
+        0,
+        -1,
+    ]  # the larger one first
     _, targets = TASK.sample(Item("1", "", data, target=[]), context())
     assert (targets["classes"] == -1).all()
 
@@ -263,7 +281,9 @@ def test_prepare_takes_the_usual_shape_in_multiples_of_32(tmp_path):
     samples = [png(np.zeros((300, 500, 3)))] * 3 + [png(np.zeros((80, 80, 3)))]
     how = TASK.prepare(samples, Preprocessing(max_side=256), tmp_path)
     assert (how.height, how.width) == (160, 256)
-    how = TASK.prepare(samples, Preprocessing(max_side=256, height=100), tmp_path)
+    how = TASK.prepare(
+        samples, Preprocessing(max_side=256, height=100), tmp_path
+    )
     assert (how.height, how.width) == (100, 256)
 
 
@@ -319,7 +339,13 @@ TRUE = Box("cat", 10, 10, 50, 50)
             1.0,
         ),
         # one of two objects: precision 1 up to recall 0.5, which is 51 of 101 points
-        ([[found(10, 10, 50, 50)], []], [[TRUE], [TRUE]], 51 / 101, 51 / 101, 51 / 101),
+        (
+            [[found(10, 10, 50, 50)], []],
+            [[TRUE], [TRUE]],
+            51 / 101,
+            51 / 101,
+            51 / 101,
+        ),
         # the second box on one object is wrong
         (
             [[found(10, 10, 50, 50), found(10, 10, 50, 50, 0.8)], []],
@@ -332,7 +358,9 @@ TRUE = Box("cat", 10, 10, 50, 50)
         ([[found(10, 10, 50, 50, label="dog")]], [[TRUE]], 0.0, 0.0, 0.0),
     ],
 )
-def test_average_precision_of_cases_made_by_hand(answers, truths, map, ap50, ap75):
+def test_average_precision_of_cases_made_by_hand(
+    answers, truths, map, ap50, ap75
+):
     metrics = measured(answers, truths).metrics
     assert [metrics[name] for name in ("map", "ap50", "ap75")] == pytest.approx(
         [map, ap50, ap75], abs=1e-6
@@ -442,7 +470,9 @@ def test_a_perfect_network_loses_nothing_and_its_peaks_are_the_objects():
             box[2] - x + 0 * y,
             box[3] - y + 0 * x,
         ]
-        reach[0, :, rows, columns] = torch.stack(sides).clamp(min=1e-3).mul(4).log()
+        reach[0, :, rows, columns] = (
+            torch.stack(sides).clamp(min=1e-3).mul(4).log()
+        )
     assert objective(heat, reach, boxes, classes).item() < 0.05
     assert objective(-heat, reach, boxes, classes).item() > 10
     assert objective(heat, reach + 1, boxes, classes).item() > 1
@@ -463,9 +493,9 @@ def test_cells_of_ignored_objects_are_no_background():
     heat, reach = torch.full((1, 1, 16, 16), -12.0), torch.zeros(1, 4, 16, 16)
     heat[0, 0, 4:12, 4:12] = 12.0
     box = torch.tensor([[[0.25, 0.25, 0.75, 0.75]]])
-    assert objective(heat, reach, box, torch.tensor([[-2]])).item() == pytest.approx(
-        0, abs=1e-3
-    )
+    assert objective(
+        heat, reach, box, torch.tensor([[-2]])
+    ).item() == pytest.approx(0, abs=1e-3)
     assert objective(heat, reach, box, torch.tensor([[-1]])).item() > 100
 
 
@@ -481,7 +511,9 @@ def test_a_detector_learns_coloured_rectangles(tmp_path):
     folder = tmp_path / "job"
     folder.mkdir()
     data = dataset(
-        box_folder(tmp_path / "tiny", 80), "object-detection", tmp_path / "store"
+        box_folder(tmp_path / "tiny", 80),
+        "object-detection",
+        tmp_path / "store",
     )
     spec = JobSpec(
         job=1,
@@ -492,11 +524,19 @@ def test_a_detector_learns_coloured_rectangles(tmp_path):
         task="object-detection",
         dataset=data,
         recipe="centernet",
-        settings={"epochs": "20", "channels": "12", "blocks": "1", "neck": "32"},
+        settings={
+            "epochs": "20",
+            "channels": "12",
+            "blocks": "1",
+            "neck": "32",
+        },
         cache=str(tmp_path / "cache"),
     )
     threads = torch.get_num_threads()
-    with warnings.catch_warnings(), closing(Events(folder / "events.jsonl")) as events:
+    with (
+        warnings.catch_warnings(),
+        closing(Events(folder / "events.jsonl")) as events,
+    ):
         warnings.simplefilter("ignore")  # as in a job's process
         metrics = train_version(spec, events, going())["metrics"]
     torch.set_num_threads(threads)
@@ -506,8 +546,12 @@ def test_a_detector_learns_coloured_rectangles(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     sent = encoded(
-        Image.fromarray(pixels).transpose(Image.Transpose.ROTATE_90), "JPEG", exif=exif
+        Image.fromarray(pixels).transpose(Image.Transpose.ROTATE_90),
+        "JPEG",
+        exif=exif,
     )
-    best = predictor.load(folder / "bundle").predict([sent], {"threshold": 0.1})[0][0]
+    best = predictor.load(folder / "bundle").predict(
+        [sent], {"threshold": 0.1}
+    )[0][0]
     assert best["label"] == "red"
     np.testing.assert_allclose(corners(best), [50, 60, 140, 160], atol=25)

@@ -37,7 +37,10 @@ PAIRS = [
 def pair(number, score=None):
     one, other = PAIRS[number % len(PAIRS)]
     return Item(
-        str(number), "", one, target=(other,) if score is None else (other, score)
+        str(number),
+        "",
+        one,
+        target=(other,) if score is None else (other, score),
     )
 
 
@@ -48,7 +51,9 @@ def context(tmp_path):
         module.Preprocessing(),
         tmp_path,
     )
-    return Context(preprocessing=how, labels=["cars", "houses"], folder=tmp_path)
+    return Context(
+        preprocessing=how, labels=["cars", "houses"], folder=tmp_path
+    )
 
 
 def test_the_tokenizer_knows_both_sides(context):
@@ -58,7 +63,9 @@ def test_the_tokenizer_knows_both_sides(context):
 def test_a_pair_a_scored_pair_and_a_labelled_text_are_trained_on(context):
     ids, target = task.sample(pair(0), context)
     assert (
-        ids["ids"].shape == target["other"].shape == (context.preprocessing.max_length,)
+        ids["ids"].shape
+        == target["other"].shape
+        == (context.preprocessing.max_length,)
     )
     _, scored = task.sample(pair(0, 0.5), context)
     assert scored["score"] == 0.5
@@ -124,13 +131,19 @@ def test_pairs_are_measured_by_what_each_text_finds(context):
 
 def test_a_tie_is_no_find():
     same = np.ones((4, 1), np.float32)
-    assert paired(same, same, list("abcd"), list("efgh")).metrics["recall_at_1"] == 0
+    assert (
+        paired(same, same, list("abcd"), list("efgh")).metrics["recall_at_1"]
+        == 0
+    )
 
 
 def test_the_same_text_twice_is_right_both_times():
     one = np.eye(2, dtype=np.float32)[[0, 0, 1]]
     assert (
-        paired(one, one, ["a", "a", "b"], ["x", "x", "y"]).metrics["recall_at_1"] == 1
+        paired(one, one, ["a", "a", "b"], ["x", "x", "y"]).metrics[
+            "recall_at_1"
+        ]
+        == 1
     )
 
 
@@ -141,11 +154,17 @@ def test_labelled_texts_are_measured_among_one_another():
 
 
 @given(
-    st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=2, max_size=30)
+    st.lists(
+        st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=2, max_size=30
+    )
 )
 def test_spearman_is_scipys(rows):
     one, other = (np.array(values, float) for values in zip(*rows, strict=True))
-    wanted = spearmanr(one, other).statistic if np.ptp(one) and np.ptp(other) else 0.0
+    wanted = (
+        spearmanr(one, other).statistic
+        if np.ptp(one) and np.ptp(other)
+        else 0.0
+    )
     assert spearman(one, other) == pytest.approx(wanted, abs=1e-9)
 
 
@@ -153,9 +172,13 @@ def test_scored_pairs_are_measured_by_their_order(context):
     table = {text: np.array([1, 0], np.float32) for text, _ in PAIRS}
     table |= {
         other: np.array(way, np.float32)
-        for (_, other), way in zip(PAIRS, [(1, 0), (0.6, 0.8), (0, 1)], strict=True)
+        for (_, other), way in zip(
+            PAIRS, [(1, 0), (0.6, 0.8), (0, 1)], strict=True
+        )
     }
-    items = [pair(number, score) for number, score in enumerate((5.0, 2.5, 0.0))]
+    items = [
+        pair(number, score) for number, score in enumerate((5.0, 2.5, 0.0))
+    ]
     assert measures(vectors_of(context, table), items, context).metrics == {
         "spearman": 1.0,
         "items": 3,
@@ -203,7 +226,9 @@ def test_the_loss_of_labels_falls_when_like_texts_lie_together():
         for label in ([0, 0, 1, 1], [0, 1, 0, 1])
     )
     assert good < 1e-3 < 5 < bad
-    assert by_labels(vectors, torch.arange(4), 20.0) == 0  # nobody has a like one
+    assert (
+        by_labels(vectors, torch.arange(4), 20.0) == 0
+    )  # nobody has a like one
 
 
 def test_the_loss_of_scores_is_about_their_order():
@@ -220,7 +245,8 @@ def test_the_loss_of_scores_is_about_their_order():
 
 
 @pytest.mark.parametrize(
-    ("made", "figure"), [(scored_table, "spearman"), (text_table, "recall_at_1")]
+    ("made", "figure"),
+    [(scored_table, "spearman"), (text_table, "recall_at_1")],
 )
 def test_a_model_is_learnt_from_scores_and_from_labels(tmp_path, made, figure):
     folder = tmp_path / "job"
@@ -246,7 +272,10 @@ def test_a_model_is_learnt_from_scores_and_from_labels(tmp_path, made, figure):
         settings=settings,
         cache=str(tmp_path / "cache"),
     )
-    with warnings.catch_warnings(), closing(Events(folder / "events.jsonl")) as events:
+    with (
+        warnings.catch_warnings(),
+        closing(Events(folder / "events.jsonl")) as events,
+    ):
         warnings.simplefilter("ignore")  # as in a job's process
         metrics = train_version(spec, events, going())["metrics"]
     assert metrics[figure] > 0.5

@@ -28,10 +28,14 @@ def token(context, word):
 
 def answered(context, text, parameters=None, **logits):
     arrays = fill_mask.TASK.decode(text, context)
-    scores = np.zeros((len(arrays["places"]), context.preprocessing.tokens), np.float32)
+    scores = np.zeros(
+        (len(arrays["places"]), context.preprocessing.tokens), np.float32
+    )
     for word, value in logits.items():
         scores[:, token(context, word)] = value
-    notes = {name: one for name, one in arrays.items() if name.startswith("note:")}
+    notes = {
+        name: one for name, one in arrays.items() if name.startswith("note:")
+    }
     return fill_mask.TASK.encode(
         {"logits": scores, **notes},
         context,
@@ -109,7 +113,9 @@ def test_it_is_measured_by_the_words_that_are_hidden(context):
     def knows_all(arrays):
         # It sees the rest of the text, and this one knows the only text that fits.
         texts = [
-            fill_mask.text_tokenizer.decode(text, context.preprocessing, context.folder)
+            fill_mask.text_tokenizer.decode(
+                text, context.preprocessing, context.folder
+            )
             for text in TEXTS
         ]
         (fit,) = [
@@ -127,7 +133,8 @@ def test_it_is_measured_by_the_words_that_are_hidden(context):
     def knows_nothing(arrays):
         return {
             "logits": np.zeros(
-                (*arrays["places"].shape, context.preprocessing.tokens), np.float32
+                (*arrays["places"].shape, context.preprocessing.tokens),
+                np.float32,
             )
         }
 
@@ -144,7 +151,12 @@ def test_it_is_measured_by_the_words_that_are_hidden(context):
 
 @pytest.mark.parametrize(
     "text",
-    ["磨坊裡的水流得很慢" * 60, "word " * 900, "cat " * 20 + "磨坊裡的水" * 99, "磨"],
+    [
+        "磨坊裡的水流得很慢" * 60,
+        "word " * 900,
+        "cat " * 20 + "磨坊裡的水" * 99,
+        "磨",
+    ],
 )
 def test_a_text_to_measure_by_hides_something_that_is_read(context, text):
     sent = fill_mask.TASK.as_sent(
@@ -153,11 +165,16 @@ def test_a_text_to_measure_by_hides_something_that_is_read(context, text):
     assert len(fill_mask.TASK.decode(sent, context)["places"]) == 1
 
 
-def test_texts_whose_words_are_all_unknown_are_refused_in_words(context, tmp_path):
+def test_texts_whose_words_are_all_unknown_are_refused_in_words(
+    context, tmp_path
+):
     with pytest.raises(
-        InvalidInput, match="no word of the texts is in them 2 times: bring more text"
+        InvalidInput,
+        match="no word of the texts is in them 2 times: bring more text",
     ):
-        fill_mask.TASK.prepare(["every word once"], fill_mask.Preprocessing(), tmp_path)
+        fill_mask.TASK.prepare(
+            ["every word once"], fill_mask.Preprocessing(), tmp_path
+        )
     with pytest.raises(InvalidInput, match="knows no word of the texts"):
         fill_mask.metrics(lambda arrays: {}, [Item("a", "", "磨坊裡")], context)
 

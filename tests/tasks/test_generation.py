@@ -52,7 +52,9 @@ def pixels(file):
 
 
 def test_a_seed_says_what_is_drawn(gan):
-    one, again, other = (task.decode(seed, gan)["latent"] for seed in ("7", " 7 ", "8"))
+    one, again, other = (
+        task.decode(seed, gan)["latent"] for seed in ("7", " 7 ", "8")
+    )
     assert one.shape == (1, 6)
     assert one.dtype == np.float32
     assert np.array_equal(one, again)
@@ -63,11 +65,15 @@ def test_the_seed_may_be_the_input_or_a_parameter(gan):
     as_input = task.decode("7", gan, task.parameters({"num_images": 2}))
     assert np.array_equal(
         as_input["latent"],
-        task.decode("", gan, task.parameters({"num_images": 2, "seed": 7}))["latent"],
+        task.decode("", gan, task.parameters({"num_images": 2, "seed": 7}))[
+            "latent"
+        ],
     )
     assert np.array_equal(
         as_input["latent"],
-        task.decode("7", gan, task.parameters({"num_images": 2, "seed": 7}))["latent"],
+        task.decode("7", gan, task.parameters({"num_images": 2, "seed": 7}))[
+            "latent"
+        ],
     )
 
 
@@ -99,11 +105,23 @@ def test_the_first_pictures_of_a_seed_are_always_the_same(gan):
         ("9" * 40, {}, "the input is a seed"),
         ("\u0667", {}, "the input is a seed"),
         (b"7", {}, "a whole number as a text"),
-        ("7", {"seed": 8}, "the input names the seed 7, the parameter seed another: 8"),
+        (
+            "7",
+            {"seed": 8},
+            "the input names the seed 7, the parameter seed another: 8",
+        ),
         ("", {"seed": -1}, "seed is a whole number from 0"),
         ("", {"seed": True}, "seed is a whole number from 0"),
-        ("", {"num_images": 0}, "num_images is a whole number from 1 to 64, not 0"),
-        ("", {"num_images": 65}, "num_images is a whole number from 1 to 64, not 65"),
+        (
+            "",
+            {"num_images": 0},
+            "num_images is a whole number from 1 to 64, not 0",
+        ),
+        (
+            "",
+            {"num_images": 65},
+            "num_images is a whole number from 1 to 64, not 65",
+        ),
         ("", {"num_images": "3"}, "num_images is a whole number"),
         (
             "",
@@ -126,12 +144,17 @@ def test_what_is_no_seed_or_parameter_is_refused_in_words(
 
 
 def test_steps_are_for_diffusion_models(gan, diffusion):
-    assert task.decode("7", diffusion, task.parameters({}))["steps"] == module.STEPS
-    assert task.decode("7", diffusion, task.parameters({"steps": 9}))["steps"] == 9
     assert (
-        task.decode("7", diffusion, task.parameters({"num_inference_steps": 9}))[
-            "steps"
-        ]
+        task.decode("7", diffusion, task.parameters({}))["steps"]
+        == module.STEPS
+    )
+    assert (
+        task.decode("7", diffusion, task.parameters({"steps": 9}))["steps"] == 9
+    )
+    assert (
+        task.decode(
+            "7", diffusion, task.parameters({"num_inference_steps": 9})
+        )["steps"]
         == 9
     )
     with pytest.raises(InvalidInput, match="only diffusion models take steps"):
@@ -167,7 +190,9 @@ def test_rows_that_want_other_numbers_of_steps_get_them(diffusion):
         return {"velocity": np.zeros_like(arrays["latent"])}
 
     noise = (
-        np.random.default_rng(0).standard_normal((3, SIDE, SIDE, 1)).astype(np.float32)
+        np.random.default_rng(0)
+        .standard_normal((3, SIDE, SIDE, 1))
+        .astype(np.float32)
     )
     found = task.infer(
         {"": run}, {"latent": noise, "steps": np.array([2, 0, 2])}, diffusion
@@ -176,7 +201,9 @@ def test_rows_that_want_other_numbers_of_steps_get_them(diffusion):
     assert sorted(calls) == [1] * module.STEPS + [2] * 2
     with pytest.raises(InvalidInput, match="steps are 1 to 100"):
         task.infer(
-            {"": run}, {"latent": noise, "steps": np.array([2, 0, 200])}, diffusion
+            {"": run},
+            {"latent": noise, "steps": np.array([2, 0, 200])},
+            diffusion,
         )
 
 
@@ -185,7 +212,11 @@ def test_every_request_of_a_batch_runs_alone(gan):
 
     def run(arrays):
         sizes.append(len(arrays["latent"]))
-        return {"image": np.zeros((len(arrays["latent"]), SIDE, SIDE, 1), np.float32)}
+        return {
+            "image": np.zeros(
+                (len(arrays["latent"]), SIDE, SIDE, 1), np.float32
+            )
+        }
 
     requests = np.stack(
         [
@@ -201,7 +232,9 @@ def test_every_request_of_a_batch_runs_alone(gan):
         1,
     )
     assert sizes == [5, 5, 5]
-    assert task.infer({"": run}, {"latent": requests[0]}, gan)["image"].shape == (
+    assert task.infer({"": run}, {"latent": requests[0]}, gan)[
+        "image"
+    ].shape == (
         5,
         SIDE,
         SIDE,
@@ -222,20 +255,27 @@ def test_an_answer_is_a_png_for_each_picture(gan):
 def test_an_evaluation_requests_as_many_as_there_are_items():
     assert sum(how["num_images"] for _, how in task.questions(1000)) == 1000
     assert sum(how["num_images"] for _, how in task.questions(128)) == 128
-    assert len({seed for seed, _ in task.questions(1000)}) == len(task.questions(1000))
+    assert len({seed for seed, _ in task.questions(1000)}) == len(
+        task.questions(1000)
+    )
 
 
 def test_the_distance_is_that_of_normal_distributions():
     rng = np.random.default_rng(0)
     one = rng.standard_normal((20_000, 3))
     assert frechet(one, one) == pytest.approx(0, abs=1e-6)
-    assert frechet(one, one + np.array([3, 0, 4])) == pytest.approx(25, abs=1e-6)
+    assert frechet(one, one + np.array([3, 0, 4])) == pytest.approx(
+        25, abs=1e-6
+    )
     assert frechet(one, one * 2) == pytest.approx(3, abs=0.15)
 
 
 def test_precision_is_of_what_is_made_and_recall_of_what_is_real():
     rng = np.random.default_rng(0)
-    left, right = rng.standard_normal((200, 4)), rng.standard_normal((200, 4)) + 50
+    left, right = (
+        rng.standard_normal((200, 4)),
+        rng.standard_normal((200, 4)) + 50,
+    )
     both = np.concatenate([left, right])
     assert precision_recall(both, left + 1e-3) == (1.0, 0.5)
     assert precision_recall(left, both + 1e-3) == (0.5, 1.0)
@@ -261,13 +301,21 @@ def measured(made, labelled, count=60):
         preprocessing=module.Preprocessing(height=8, width=8, color="grey")
     )
     images = (
-        np.stack([pixels_of(picture(kind)) for _ in range(count // 2) for kind in made])
+        np.stack(
+            [
+                pixels_of(picture(kind))
+                for _ in range(count // 2)
+                for kind in made
+            ]
+        )
         / 255
     )
     return judging.evaluate(
         Measured(
             outputs=[
-                task.encode({"image": images[..., None]}, gan, task.parameters({}))
+                task.encode(
+                    {"image": images[..., None]}, gan, task.parameters({})
+                )
             ],
             truths=[task.expected(item) for item in items(count)],
             labels=[],
@@ -282,11 +330,17 @@ def pixels_of(file):
 
 
 def test_pictures_like_the_real_ones_are_nearer_than_those_of_one_class():
-    good, poor = measured(("left", "right"), True), measured(("left", "left"), True)
+    good, poor = (
+        measured(("left", "right"), True),
+        measured(("left", "left"), True),
+    )
     assert good.metrics["features"] == "classifier"
     assert good.metrics["classifier_accuracy"] == 1.0
     assert good.metrics["class_shares"] == {"left": 0.5, "right": 0.5}
-    assert (poor.metrics["least_class_share"], poor.metrics["largest_class_share"]) == (
+    assert (
+        poor.metrics["least_class_share"],
+        poor.metrics["largest_class_share"],
+    ) == (
         0.0,
         1.0,
     )
@@ -297,7 +351,10 @@ def test_pictures_like_the_real_ones_are_nearer_than_those_of_one_class():
 
 
 def test_without_classes_the_features_are_random_and_say_so():
-    good, poor = measured(("left", "right"), False), measured(("left", "left"), False)
+    good, poor = (
+        measured(("left", "right"), False),
+        measured(("left", "left"), False),
+    )
     assert good.metrics["features"] == "random"
     assert "class_shares" not in good.metrics
     assert good.metrics["distance"] < poor.metrics["distance"] / 10

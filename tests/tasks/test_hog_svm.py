@@ -18,16 +18,23 @@ RECIPE = recipe_named("image-classification", "hog-svm")
 
 def features(pictures, **settings):
     height, width = pictures.shape[1:3]
-    return hog_svm.features(Hog(hog_svm.Settings(**settings), height, width), pictures)
+    return hog_svm.features(
+        Hog(hog_svm.Settings(**settings), height, width), pictures
+    )
 
 
 def trained(pictures, labels, **settings):
-    spec = TensorSpec(name="image", datatype="UINT8", shape=[-1, *pictures.shape[1:]])
+    spec = TensorSpec(
+        name="image", datatype="UINT8", shape=[-1, *pictures.shape[1:]]
+    )
     signature = Signature(
         inputs=[spec], classes=int(labels.max()) + 1, preprocessing=None
     )
     return RECIPE.fit(
-        plan(RECIPE, settings), signature, {"image": pictures}, {"label": labels}
+        plan(RECIPE, settings),
+        signature,
+        {"image": pictures},
+        {"label": labels},
     )
 
 
@@ -53,7 +60,9 @@ def test_a_ramp_votes_for_its_own_direction(degrees):
 
 def test_bright_on_dark_is_as_dark_on_bright():
     picture = ramp(40)
-    both = features(np.concatenate([picture, picture[:, ::-1, ::-1]]), cell=8, block=1)
+    both = features(
+        np.concatenate([picture, picture[:, ::-1, ::-1]]), cell=8, block=1
+    )
     np.testing.assert_allclose(
         both[0].reshape(9, -1).sum(1),
         both[1].reshape(9, -1).sum(1),
@@ -68,7 +77,9 @@ def test_blocks_are_normalised_so_that_light_and_contrast_matter_little():
     found = features(picture, cell=8).reshape(36, 3, 3)
     lengths = np.sqrt((found**2).sum(0))
     assert lengths == pytest.approx(1, abs=0.02)
-    brighter = features((picture * 2).astype(np.uint8), cell=8).reshape(36, 3, 3)
+    brighter = features((picture * 2).astype(np.uint8), cell=8).reshape(
+        36, 3, 3
+    )
     np.testing.assert_allclose(found, brighter, atol=0.02)
 
 
@@ -76,7 +87,9 @@ def test_blocks_are_normalised_so_that_light_and_contrast_matter_little():
     "shape", [(8, 8, 1), (9, 31, 3), (28, 28, 1), (5, 5, 3), (64, 48, 3)]
 )
 def test_pictures_of_any_shape_have_features(shape):
-    pictures = np.random.default_rng(1).integers(0, 255, (3, *shape)).astype(np.uint8)
+    pictures = (
+        np.random.default_rng(1).integers(0, 255, (3, *shape)).astype(np.uint8)
+    )
     for block in (1, 2, 3):
         found = features(pictures, cell=4, block=block)
         assert np.isfinite(found).all()
@@ -89,7 +102,9 @@ def test_a_picture_of_one_colour_has_no_direction():
 
 def test_cells_larger_than_the_picture_are_refused():
     pictures, labels = np.zeros((4, 6, 6, 1), np.uint8), np.array([0, 1, 0, 1])
-    with pytest.raises(InvalidInput, match="cell=8 is larger than pictures of 6x6"):
+    with pytest.raises(
+        InvalidInput, match="cell=8 is larger than pictures of 6x6"
+    ):
         trained(pictures, labels)
 
 
@@ -111,7 +126,10 @@ def stripes(count, classes, noise):
     turns = np.pi * labels / classes
     phase = rng.uniform(0, 6, count)
     waves = np.sin(
-        (columns * np.cos(turns)[:, None, None] + rows * np.sin(turns)[:, None, None])
+        (
+            columns * np.cos(turns)[:, None, None]
+            + rows * np.sin(turns)[:, None, None]
+        )
         + phase[:, None, None]
     )
     pictures = 127 + 60 * waves + rng.normal(0, noise, (count, 24, 24))
@@ -157,7 +175,9 @@ def test_digits_are_named(shared):
         labels = gzip.decompress(
             (folder / f"{split}-labels-idx1-ubyte.gz").read_bytes()
         )
-        pictures = np.frombuffer(images, np.uint8, offset=16).reshape(-1, 28, 28, 1)
+        pictures = np.frombuffer(images, np.uint8, offset=16).reshape(
+            -1, 28, 28, 1
+        )
         sets[split] = (
             pictures[:2000],
             np.frombuffer(labels, np.uint8, offset=8)[:2000].astype(np.int64),

@@ -25,7 +25,9 @@ from modelmill.tasks.decoding.image_decoder import (
 from tests.helpers.pictures import encoded, png
 
 SAMPLES = (
-    Path(os.environ.get("MODELMILL_SHARED", Path(__file__).parents[3] / "shared"))
+    Path(
+        os.environ.get("MODELMILL_SHARED", Path(__file__).parents[3] / "shared")
+    )
     / "data"
     / "request_samples"
 )
@@ -36,7 +38,9 @@ TURNED = (5, 6, 7, 8)
 if not ENTRIES:
     ENTRIES = [
         pytest.param(
-            None, marks=pytest.mark.skip(f"needs {MANIFEST}"), id="request_samples"
+            None,
+            marks=pytest.mark.skip(f"needs {MANIFEST}"),
+            id="request_samples",
         )
     ]
 
@@ -67,7 +71,9 @@ def test_every_sample_is_decoded_upright_or_refused(entry, sample):
 
 def small(pixels, side=(32, 32)):
     return np.asarray(
-        Image.fromarray(pixels).convert("RGB").resize(side, Image.Resampling.BOX)
+        Image.fromarray(pixels)
+        .convert("RGB")
+        .resize(side, Image.Resampling.BOX)
     ).astype(float)
 
 
@@ -124,9 +130,13 @@ def test_an_upside_down_jpeg_is_upright(orientation):
 
 def test_red_text_in_cmyk_stays_red(sample):
     pixels = read_pixels(sample("cmyk.jpg"))
-    assert pixels[0, 0].tolist() == pytest.approx([255, 0, 0], abs=40)  # its bar
+    assert pixels[0, 0].tolist() == pytest.approx(
+        [255, 0, 0], abs=40
+    )  # its bar
     assert pixels[50, 50].max() < 40  # black around the letters
-    assert ((pixels[..., 0] > 200) & (pixels[..., 1:].max(axis=2) < 80)).mean() > 0.05
+    assert (
+        (pixels[..., 0] > 200) & (pixels[..., 1:].max(axis=2) < 80)
+    ).mean() > 0.05
 
 
 def test_transparency_shows_white():
@@ -142,7 +152,8 @@ def test_transparency_shows_white():
 
 
 @pytest.mark.parametrize(
-    "name", ["transparent.png", "transparent.gif", "palette_trns.png", "rgba.png"]
+    "name",
+    ["transparent.png", "transparent.gif", "palette_trns.png", "rgba.png"],
 )
 def test_transparent_samples_show_white(name, sample):
     data = sample(name)
@@ -169,10 +180,14 @@ def test_grey_with_alpha_shows_white():
 
 def test_sixteen_bits_are_scaled_to_eight():
     values = np.array([[0, 257, 32896, 65535]], np.uint16)
-    assert read_pixels(encoded(Image.fromarray(values))).tolist() == [[0, 1, 128, 255]]
+    assert read_pixels(encoded(Image.fromarray(values))).tolist() == [
+        [0, 1, 128, 255]
+    ]
 
 
-@pytest.mark.parametrize("name", ["grey_16bit.png", "raw16.pgm", "jpeg2000.jp2"])
+@pytest.mark.parametrize(
+    "name", ["grey_16bit.png", "raw16.pgm", "jpeg2000.jp2"]
+)
 def test_sixteen_bit_samples_are_scaled_alike(name, sample):
     data = sample(name)
     with Image.open(io.BytesIO(data)) as image:
@@ -180,7 +195,9 @@ def test_sixteen_bit_samples_are_scaled_alike(name, sample):
     assert np.abs(read_pixels(data) - values / 257).max() <= 1
 
 
-@pytest.mark.parametrize("name", ["animated.gif", "animated.webp", "animated_apng.png"])
+@pytest.mark.parametrize(
+    "name", ["animated.gif", "animated.webp", "animated_apng.png"]
+)
 def test_of_an_animation_the_first_frame_is_taken(name, sample):
     data = sample(name)
     with Image.open(io.BytesIO(data)) as image:
@@ -216,7 +233,10 @@ def test_a_fast_jpeg_looks_as_pillow_shows_it(sample):
             b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
             "not a readable picture",
         ),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a readable picture"),
+        (
+            b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+            "not a readable picture",
+        ),
         ("a text", "bytes of an image file"),
         (None, "bytes of an image file"),
         (np.zeros((2, 2), np.float32), "uint8"),
@@ -251,7 +271,10 @@ FILES = [
     encoded(Image.fromarray(NOISE), kind)
     for kind in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP")
 ]
-FILES += [orientated(6)[1], encoded(Image.fromarray(NOISE), "JPEG", progressive=True)]
+FILES += [
+    orientated(6)[1],
+    encoded(Image.fromarray(NOISE), "JPEG", progressive=True),
+]
 
 
 @settings(max_examples=150, deadline=None)
@@ -265,7 +288,8 @@ def test_any_bytes_are_pixels_or_refused(data):
 @given(
     st.sampled_from(FILES),
     st.lists(
-        st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=6
+        st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)),
+        max_size=6,
     ),
     st.floats(0, 1) | st.just(1.0),
 )
@@ -278,7 +302,9 @@ def test_a_damaged_picture_is_pixels_or_refused(file, changes, kept):
 
 @pytest.mark.parametrize("fit", ["stretch", "crop", "pad"])
 @pytest.mark.parametrize("color", ["grey", "rgb"])
-@pytest.mark.parametrize("shape", [(8, 8), (20, 5, 3), (3, 30), (1, 1, 3), (12, 16, 3)])
+@pytest.mark.parametrize(
+    "shape", [(8, 8), (20, 5, 3), (3, 30), (1, 1, 3), (12, 16, 3)]
+)
 def test_every_picture_gets_the_shape_that_the_model_wants(fit, color, shape):
     how = Preprocessing(height=12, width=16, fit=fit, color=color)
     pixels = decode(np.full(shape, 100, np.uint8), how)
@@ -304,7 +330,8 @@ def test_stretch_keeps_all_crop_the_middle_and_pad_the_ratio():
 def test_a_picture_of_the_right_shape_is_left_as_it_is():
     pixels = np.random.default_rng(1).integers(0, 255, (6, 5, 3), np.uint8)
     assert np.array_equal(
-        decode(png(pixels), Preprocessing(height=6, width=5, color="rgb")), pixels
+        decode(png(pixels), Preprocessing(height=6, width=5, color="rgb")),
+        pixels,
     )
 
 
@@ -319,7 +346,12 @@ def test_size_colour_and_normalisation_come_from_the_data():
     rng = np.random.default_rng(2)
     grey = [png(rng.integers(0, 255, (12, 10), np.uint8)) for _ in range(5)]
     how = prepare(grey, Preprocessing())
-    assert (how.height, how.width, how.color, how.channels) == (12, 10, "grey", 1)
+    assert (how.height, how.width, how.color, how.channels) == (
+        12,
+        10,
+        "grey",
+        1,
+    )
     assert how.mean == pytest.approx([0.5], abs=0.05)
     assert how.std == pytest.approx([0.289], abs=0.03)
     red = png(np.full((12, 10, 3), (255, 0, 0)))
@@ -348,7 +380,8 @@ def test_pictures_of_one_colour_do_not_divide_by_zero():
 def test_as_many_means_as_channels_are_wanted():
     with pytest.raises(InvalidInput, match="3 values"):
         prepare(
-            [png(np.zeros((4, 4)))], Preprocessing(color="rgb", mean=(0.5,), std=(0.5,))
+            [png(np.zeros((4, 4)))],
+            Preprocessing(color="rgb", mean=(0.5,), std=(0.5,)),
         )
 
 
@@ -378,7 +411,9 @@ def scene(height, width):
         np.hypot(rows - height / 2, columns - width / 3) < height / 4, 220, 40
     )
     grain = np.random.default_rng(7).normal(0, 6, (height, width, 1))
-    return np.clip(np.stack([red, green, blue], 2) + grain, 0, 255).astype(np.uint8)
+    return np.clip(np.stack([red, green, blue], 2) + grain, 0, 255).astype(
+        np.uint8
+    )
 
 
 def by_pillow(data, how):
@@ -391,8 +426,12 @@ def by_pillow(data, how):
         )
     size, filter = (how.width, how.height), Image.Resampling.BILINEAR
     if how.fit == "stretch":
-        return np.asarray(image.resize(size, filter)).reshape(how.height, how.width, -1)
-    fitted = (ImageOps.fit if how.fit == "crop" else ImageOps.pad)(image, size, filter)
+        return np.asarray(image.resize(size, filter)).reshape(
+            how.height, how.width, -1
+        )
+    fitted = (ImageOps.fit if how.fit == "crop" else ImageOps.pad)(
+        image, size, filter
+    )
     return np.asarray(fitted).reshape(how.height, how.width, -1)
 
 
@@ -407,11 +446,17 @@ SCALED = Preprocessing(height=48, width=64, color="rgb", dct_scaling=True)
 @pytest.mark.parametrize("fit", ["stretch", "crop", "pad"])
 @pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
 @pytest.mark.parametrize(
-    "shape", [(72, 96), (150, 200), (151, 203), (399, 533), (600, 200), (90, 700)]
+    "shape",
+    [(72, 96), (150, 200), (151, 203), (399, 533), (600, 200), (90, 700)],
 )
-def test_a_jpeg_decoded_small_looks_as_one_decoded_in_full(fit, subsampling, shape):
+def test_a_jpeg_decoded_small_looks_as_one_decoded_in_full(
+    fit, subsampling, shape
+):
     data = encoded(
-        Image.fromarray(scene(*shape)), "JPEG", quality=90, subsampling=subsampling
+        Image.fromarray(scene(*shape)),
+        "JPEG",
+        quality=90,
+        subsampling=subsampling,
     )
     assert agree(data, msgspec.structs.replace(SCALED, fit=fit))
 
@@ -422,7 +467,10 @@ def test_a_jpeg_decoded_small_is_upright(orientation, fit):
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encoded(
-        Image.fromarray(scene(301, 507)), "JPEG", quality=90, exif=exif.tobytes()
+        Image.fromarray(scene(301, 507)),
+        "JPEG",
+        quality=90,
+        exif=exif.tobytes(),
     )
     assert agree(data, msgspec.structs.replace(SCALED, fit=fit))
     assert size_of(data) == read_pixels(data).shape[:2]
@@ -467,9 +515,13 @@ def test_a_model_decodes_as_it_was_trained():
     travelled = msgspec.convert(msgspec.to_builtins(how), Preprocessing)
     assert np.array_equal(decode(data, travelled), decode(data, how))
     before = msgspec.to_builtins(how)
-    del before["dct_scaling"]  # as the manifest of a model from before this was there
+    del before[
+        "dct_scaling"
+    ]  # as the manifest of a model from before this was there
     old = msgspec.convert(before, Preprocessing)
-    assert np.abs(decode(data, old).astype(int) - by_pillow(data, old)).max() <= 3
+    assert (
+        np.abs(decode(data, old).astype(int) - by_pillow(data, old)).max() <= 3
+    )
 
 
 def test_the_size_is_known_without_decoding():

@@ -26,7 +26,9 @@ def judged(outputs, truths, asked):
         return [png(np.full((20, 30, 3), 9 * row)) for row in rows]
 
     return image_classification.metrics(
-        Measured(outputs=outputs, truths=truths, labels=["cat", "dog"], show=show)
+        Measured(
+            outputs=outputs, truths=truths, labels=["cat", "dog"], show=show
+        )
     ).pictures
 
 
@@ -34,7 +36,9 @@ def test_the_surest_errors_come_first(monkeypatch):
     told, asked = [], []
     usual = sample_sheet.sheet
     monkeypatch.setattr(
-        sample_sheet, "sheet", lambda *given: told.append(given) or usual(*given)
+        sample_sheet,
+        "sheet",
+        lambda *given: told.append(given) or usual(*given),
     )
     outputs = [
         answer("cat", 0.6),
@@ -62,7 +66,9 @@ def test_without_an_error_there_is_no_sheet():
 
 def test_of_many_errors_only_the_worst_are_shown():
     asked = []
-    judged([answer("cat", 0.5 + n / 400) for n in range(100)], ["dog"] * 100, asked)
+    judged(
+        [answer("cat", 0.5 + n / 400) for n in range(100)], ["dog"] * 100, asked
+    )
     assert asked == [list(range(99, 99 - image_classification.WORST, -1))]
 
 

@@ -24,7 +24,8 @@ class Some(Struct, frozen=True, kw_only=True):
     form: Literal["png", "jpeg"] = "png"
     only: Annotated[Literal["a"], Meta(extra={"reason": "there is one"})] = "a"
     names: Annotated[
-        list[str] | str | None, Meta(extra={"wanted": "a name or a list of names"})
+        list[str] | str | None,
+        Meta(extra={"wanted": "a name or a list of names"}),
     ] = None
     full: bool = False
     prompt: Ignored = None
@@ -48,7 +49,10 @@ def test_what_is_left_out_or_null_is_as_usual():
     [
         ({"count": 10}, "count is a whole number from 1 to 9, not 10"),
         ({"count": 1.5}, "count is a whole number from 1 to 9, not 1.5"),
-        ({"count": True}, "count is a whole number from 1 to 9, not a truth value"),
+        (
+            {"count": True},
+            "count is a whole number from 1 to 9, not a truth value",
+        ),
         ({"share": 0}, "share is a number above 0 to 1, not 0"),
         ({"share": float("nan")}, "share is a number above 0 to 1, not nan"),
         ({"form": "gif"}, "form is one of png, jpeg, not 'gif'"),

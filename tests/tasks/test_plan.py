@@ -9,7 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelmill.errors import InvalidInput, NotFound
-from modelmill.tasks.base import MOST_EPOCHS, describe, plan, recipe_named, task_named
+from modelmill.tasks.base import (
+    MOST_EPOCHS,
+    describe,
+    plan,
+    recipe_named,
+    task_named,
+)
 
 CNN = recipe_named("image-classification", "cnn")
 BILSTM = recipe_named("text-classification", "bilstm")
@@ -65,7 +71,8 @@ def test_a_setting_may_be_given_as_text(name, value, part, wanted):
 
 
 @pytest.mark.parametrize(
-    ("value", "wanted"), [("true", True), ("false", False), ("1", True), ("0", False)]
+    ("value", "wanted"),
+    [("true", True), ("false", False), ("1", True), ("0", False)],
 )
 def test_yes_and_no_may_be_given_as_text(value, wanted):
     assert plan(BILSTM, {"lowercase": value}).input.lowercase is wanted
@@ -159,17 +166,27 @@ def test_any_overrides_are_a_plan_or_refused_in_words(overrides):
 
 @pytest.mark.parametrize(
     ("time", "seconds"),
-    [("", 0), ("90s", 90), ("10m", 600), ("1h", 3600), ("1.5h", 5400), ("2 m", 120)],
+    [
+        ("", 0),
+        ("90s", 90),
+        ("10m", 600),
+        ("1h", 3600),
+        ("1.5h", 5400),
+        ("2 m", 120),
+    ],
 )
 def test_a_time_budget_is_a_number_and_a_unit(time, seconds):
     assert plan(CNN, {"time": time}).train.seconds == seconds
 
 
 @pytest.mark.parametrize(
-    "time", ["10", "m", "-5m", "0s", "10 minutes", "1e3s", "ten", "9" * 99 + "s"]
+    "time",
+    ["10", "m", "-5m", "0s", "10 minutes", "1e3s", "ten", "9" * 99 + "s"],
 )
 def test_a_time_budget_that_is_none_is_refused(time):
-    with pytest.raises(InvalidInput, match=r"setting time=.*such as 90s, 10m or 1h"):
+    with pytest.raises(
+        InvalidInput, match=r"setting time=.*such as 90s, 10m or 1h"
+    ):
         plan(CNN, {"time": time})
 
 
@@ -183,7 +200,11 @@ def test_with_a_time_budget_epochs_count_only_where_they_are_set():
 
 
 def test_every_setting_is_described():
-    rows = [row for part in plan(CNN, {}).sections().values() for row in describe(part)]
+    rows = [
+        row
+        for part in plan(CNN, {}).sections().values()
+        for row in describe(part)
+    ]
     assert {row["name"] for row in rows} == plan(CNN, {}).flat().keys()
     assert (
         next(row for row in rows if row["name"] == "batch_size")["default"]

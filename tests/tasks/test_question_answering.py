@@ -22,7 +22,11 @@ from modelmill.tasks.question_answering.features import (
     window_baseline,
 )
 from modelmill.tasks.question_answering.measures import exact, f1, normal
-from modelmill.tasks.question_answering.network import Reader, ReaderEnsemble, SpanHead
+from modelmill.tasks.question_answering.network import (
+    Reader,
+    ReaderEnsemble,
+    SpanHead,
+)
 
 task = module.TASK
 
@@ -50,7 +54,9 @@ def answered(context, first, last, parameters=None, data=None, none=0.0):
     start, end = np.full(size, -9.0), np.full(size, -9.0)
     start[first + 1] = end[last + 1] = np.log(0.8)
     start[0] = end[0] = np.log(max(none, 1e-9))
-    notes = {name: one for name, one in arrays.items() if name.startswith("note:")}
+    notes = {
+        name: one for name, one in arrays.items() if name.startswith("note:")
+    }
     return task.encode(
         {"start": start, "end": end, **notes},
         context,
@@ -89,17 +95,24 @@ def test_several_answers_do_not_overlap(context):
 def test_there_may_be_no_answer(context):
     assert answered(context, 6, 6, none=0.99)["answer"] == "Bob"
     assert (
-        answered(context, 6, 6, {"handle_impossible_answer": True}, none=0.99)["answer"]
+        answered(context, 6, 6, {"handle_impossible_answer": True}, none=0.99)[
+            "answer"
+        ]
         == ""
     )
     assert (
-        answered(context, 6, 6, {"handle_impossible_answer": True}, none=0.1)["answer"]
+        answered(context, 6, 6, {"handle_impossible_answer": True}, none=0.1)[
+            "answer"
+        ]
         == "Bob"
     )
 
 
 def test_answers_are_at_most_so_long(context):
-    assert len(answered(context, 0, 12, {"max_answer_len": 2})["answer"].split()) <= 2
+    assert (
+        len(answered(context, 0, 12, {"max_answer_len": 2})["answer"].split())
+        <= 2
+    )
 
 
 @pytest.mark.parametrize(
@@ -134,7 +147,9 @@ def test_an_item_is_trained_on_where_its_answer_is(context):
     )
     assert 0 < targets["spans"][0, 0] <= context.preprocessing.max_length
     assert (
-        task.sample(Item("a", "", ask(), target=()), context)[1]["spans"].tolist()
+        task.sample(Item("a", "", ask(), target=()), context)[1][
+            "spans"
+        ].tolist()
         == [[0, 0]] * 3
     )
 
@@ -184,15 +199,27 @@ def test_padding_changes_nothing(kind):
     torch.manual_seed(0)
     if kind == "reader":
         network = Reader(
-            50, width=16, hidden=12, layers=2, known=30, dropout=0.1, word_dropout=0.1
+            50,
+            width=16,
+            hidden=12,
+            layers=2,
+            known=30,
+            dropout=0.1,
+            word_dropout=0.1,
         ).eval()
     else:
         network = SpanHead(
             Encoder(50, width=32, heads=2, layers=1, dropout=0.1), 32, 0.1
         ).eval()
     question = torch.tensor([[3, 4, 5, 0]])
-    passage, common = torch.randint(3, 50, (1, 20)), torch.randn(1, 20, module.COUNT)
-    endings, partners = torch.randint(1, 500, (1, 20)), torch.randint(0, 4, (1, 20))
+    passage, common = (
+        torch.randint(3, 50, (1, 20)),
+        torch.randn(1, 20, module.COUNT),
+    )
+    endings, partners = (
+        torch.randint(1, 500, (1, 20)),
+        torch.randint(0, 4, (1, 20)),
+    )
     with torch.inference_mode():
         short = network(question, passage, common, endings, partners)
         pad = torch.nn.functional.pad
@@ -263,11 +290,15 @@ def test_answers_are_compared_as_squad_does():
     assert f1("the old red hat", ["red hat"]) == pytest.approx(0.8)
     assert f1("", []) == exact("", []) == 1
     assert f1("x", []) == 0
-    assert f1("\u5fb7\u570b\u5b78\u8005", ["\u5fb7\u570b"]) == pytest.approx(2 / 3)
+    assert f1("\u5fb7\u570b\u5b78\u8005", ["\u5fb7\u570b"]) == pytest.approx(
+        2 / 3
+    )
 
 
 def test_the_questions_about_a_passage_stay_in_one_split():
-    passages = [f"Person {n} has a hat. Person {n} has a key." for n in range(30)]
+    passages = [
+        f"Person {n} has a hat. Person {n} has a key." for n in range(30)
+    ]
     items = [
         Item(f"{n}", "", ask(f"Who has {what} {n}?", text))
         for text in passages
@@ -324,7 +355,11 @@ def test_it_is_measured_beside_the_sliding_window(context):
             context=context,
         )
     )
-    assert (found.metrics["em"], found.metrics["f1"], found.metrics["items"]) == (
+    assert (
+        found.metrics["em"],
+        found.metrics["f1"],
+        found.metrics["items"],
+    ) == (
         0.5,
         0.5,
         2,
@@ -342,7 +377,11 @@ def passages(count, size):
     ids = ids * (ids <= length[:, None])
     first = 1 + (torch.rand(count) * (length - 3)).long()
     spans = torch.stack(
-        [torch.stack([first, first + 1], 1), torch.stack([first + 1, first + 2], 1)], 1
+        [
+            torch.stack([first, first + 1], 1),
+            torch.stack([first + 1, first + 2], 1),
+        ],
+        1,
     )
     spans[-1] = 0
     return {
@@ -379,7 +418,13 @@ def test_readers_vote_by_their_probabilities():
     torch.manual_seed(0)
     members = [
         Reader(
-            50, width=16, hidden=8, layers=1, known=40, dropout=0.0, word_dropout=0.0
+            50,
+            width=16,
+            hidden=8,
+            layers=1,
+            known=40,
+            dropout=0.0,
+            word_dropout=0.0,
         )
         for _ in range(3)
     ]
@@ -390,7 +435,9 @@ def test_readers_vote_by_their_probabilities():
     )
     common = torch.from_numpy(rng.random((2, 12, COUNT), np.float32))
     known = (question, passage, common, passage % 9 + 1, passage % 4)
-    alone = torch.stack([member(*known)[0].softmax(1) for member in members]).mean(0)
+    alone = torch.stack(
+        [member(*known)[0].softmax(1) for member in members]
+    ).mean(0)
     assert torch.allclose(both(*known)[0].exp(), alone, atol=1e-6)
     start, _ = both.train()(*known)
     assert len(start) == 6
@@ -407,7 +454,11 @@ def test_readers_vote_by_their_probabilities():
     torch.manual_seed(1)
     part = training.crop(batch)
     each = [
-        training._loss(*training._log_probabilities(member, part), part["spans"], 0.0)
+        training._loss(
+            *training._log_probabilities(member, part), part["spans"], 0.0
+        )
         for member in members
     ]
-    assert whole.item() == pytest.approx(torch.stack(each).mean().item(), rel=1e-5)
+    assert whole.item() == pytest.approx(
+        torch.stack(each).mean().item(), rel=1e-5
+    )

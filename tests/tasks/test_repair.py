@@ -41,7 +41,8 @@ def nothing(arrays):
 def threefold(arrays):
     """A network that repeats pixels."""
     return {
-        module.REPAIRED: arrays["image"].repeat(3, 1).repeat(3, 2) / np.float32(255)
+        module.REPAIRED: arrays["image"].repeat(3, 1).repeat(3, 2)
+        / np.float32(255)
     }
 
 
@@ -62,19 +63,25 @@ def through(data, context, run=nothing):
 # ---- in and out
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (2, 3), (37, 41), (700, 33), (601, 1301)])
+@pytest.mark.parametrize(
+    "shape", [(1, 1), (2, 3), (37, 41), (700, 33), (601, 1301)]
+)
 @pytest.mark.parametrize("how", [GREY, RGB])
 def test_pictures_of_any_size_come_out_as_they_went_in(tmp_path, shape, how):
     pixels = noise(*shape)
     found = through(png(pixels), context(how, tmp_path))
-    assert np.array_equal(found, pixels if how is GREY else np.stack([pixels] * 3, -1))
+    assert np.array_equal(
+        found, pixels if how is GREY else np.stack([pixels] * 3, -1)
+    )
 
 
 def test_colours_pass_through_a_model_of_luminance(tmp_path):
     pixels = noise(40, 50, 3) // 2 + 64
     found = through(png(pixels), context(GREY, tmp_path))
     assert found.shape == pixels.shape
-    assert np.abs(found.astype(int) - pixels).max() <= 3  # the rounding of YCbCr
+    assert (
+        np.abs(found.astype(int) - pixels).max() <= 3
+    )  # the rounding of YCbCr
     dark = through(
         png(pixels),
         context(GREY, tmp_path),
@@ -82,19 +89,23 @@ def test_colours_pass_through_a_model_of_luminance(tmp_path):
     )
     for one, other in ((dark, 0.5), (found, 1.0)):
         grey = np.asarray(Image.fromarray(pixels).convert("L")).astype(float)
-        assert np.asarray(Image.fromarray(one).convert("L")).mean() == pytest.approx(
-            grey.mean() * other, abs=1.5
-        )
+        assert np.asarray(
+            Image.fromarray(one).convert("L")
+        ).mean() == pytest.approx(grey.mean() * other, abs=1.5)
 
 
 def test_a_grey_picture_saved_as_colour_has_no_colours_to_keep(tmp_path):
-    arrays = task.decode(png(np.stack([noise(8, 8)] * 3, -1)), context(GREY, tmp_path))
+    arrays = task.decode(
+        png(np.stack([noise(8, 8)] * 3, -1)), context(GREY, tmp_path)
+    )
     assert list(arrays) == ["image"]
 
 
 @pytest.mark.parametrize("shape", [(20, 31), (20, 31, 3)])
 def test_an_enlarged_picture_has_the_scale_times_the_sides(tmp_path, shape):
-    assert through(png(noise(*shape)), context(LARGER, tmp_path), threefold).shape == (
+    assert through(
+        png(noise(*shape)), context(LARGER, tmp_path), threefold
+    ).shape == (
         60,
         93,
         *shape[2:],
@@ -105,7 +116,9 @@ def test_the_orientation_of_a_photograph_is_applied(tmp_path):
     image = Image.fromarray(noise(10, 20, 3))
     exif = image.getexif()
     exif[0x0112] = 6
-    assert through(encoded(image, "JPEG", exif=exif), context(RGB, tmp_path)).shape == (
+    assert through(
+        encoded(image, "JPEG", exif=exif), context(RGB, tmp_path)
+    ).shape == (
         20,
         10,
         3,
@@ -116,7 +129,11 @@ def test_what_would_become_too_large_is_refused_before_any_work(tmp_path):
     huge = encoded(Image.new("L", (3000, 2000)))
     with pytest.raises(TooLarge, match="54,000,000 pixels"):
         task.decode(huge, context(LARGER, tmp_path))
-    assert task.decode(huge, context(GREY, tmp_path))["image"].shape == (2000, 3000, 1)
+    assert task.decode(huge, context(GREY, tmp_path))["image"].shape == (
+        2000,
+        3000,
+        1,
+    )
 
 
 def test_an_empty_tensor_and_an_unknown_parameter_are_refused(tmp_path):
@@ -154,7 +171,9 @@ def test_what_is_transparent_is_what_is_filled_in(tmp_path):
     image = Image.fromarray(pixels)
     exif = image.getexif()
     exif[0x0112] = 6
-    turned = task.decode(encoded(image, exif=exif), context(FILLED, tmp_path))["image"]
+    turned = task.decode(encoded(image, exif=exif), context(FILLED, tmp_path))[
+        "image"
+    ]
     assert np.array_equal(turned, np.rot90(arrays["image"], -1))
 
 
@@ -164,7 +183,9 @@ def test_a_picture_that_does_not_say_what_is_missing_is_refused(tmp_path):
         encoded(Image.fromarray(noise(8, 8, 3)), "JPEG"),
         noise(8, 8, 3),
     ):
-        with pytest.raises(InvalidInput, match="alpha channel, transparent where"):
+        with pytest.raises(
+            InvalidInput, match="alpha channel, transparent where"
+        ):
             task.decode(data, context(FILLED, tmp_path))
 
 
@@ -180,13 +201,17 @@ def test_a_mask_says_what_is_filled_in(tmp_path, shape):
             f"data:image/png;base64,{b64encode(mask).decode()}",
         ):
             arrays = task.decode(
-                png(pixels), context(FILLED, tmp_path), task.parameters({"mask": text})
+                png(pixels),
+                context(FILLED, tmp_path),
+                task.parameters({"mask": text}),
             )
             assert np.array_equal(arrays["image"][:, :, 3] == 255, hole)
     both = np.dstack([noise(20, 30, 3), np.full((20, 30), 255)])
     assert np.array_equal(
         task.decode(
-            png(both), context(FILLED, tmp_path), task.parameters({"mask": text})
+            png(both),
+            context(FILLED, tmp_path),
+            task.parameters({"mask": text}),
         )["image"][:, :, 3]
         == 255,
         hole,
@@ -199,7 +224,10 @@ def test_a_mask_says_what_is_filled_in(tmp_path, shape):
         (7, "mask wants a picture as base64"),
         ("&&&", "mask wants a picture as base64"),
         (b64encode(b"hello").decode(), "mask: "),
-        (b64encode(png(np.zeros((4, 5)))).decode(), "mask is 5x4, the picture 8x8"),
+        (
+            b64encode(png(np.zeros((4, 5)))).decode(),
+            "mask is 5x4, the picture 8x8",
+        ),
     ],
 )
 def test_a_mask_that_is_none_is_refused(tmp_path, mask, says):
@@ -214,7 +242,9 @@ def test_a_mask_that_is_none_is_refused(tmp_path, mask, says):
 def test_only_what_is_filled_in_takes_a_mask(tmp_path):
     with pytest.raises(InvalidInput, match="unknown parameter 'mask'"):
         task.decode(
-            png(noise(8, 8)), context(GREY, tmp_path), task.parameters({"mask": "x"})
+            png(noise(8, 8)),
+            context(GREY, tmp_path),
+            task.parameters({"mask": "x"}),
         )
     with pytest.raises(InvalidInput, match="did you mean 'mask'"):
         task.decode(
@@ -248,10 +278,17 @@ def test_tiles_leave_no_seams(height, width, scale):
 def test_the_edges_of_tiles_are_cut_off():
     def network(part):
         part = part.copy()
-        part[:, :8], part[:, -8:], part[:, :, :8], part[:, :, -8:] = 255, 255, 255, 255
+        part[:, :8], part[:, -8:], part[:, :, :8], part[:, :, -8:] = (
+            255,
+            255,
+            255,
+            255,
+        )
         return part
 
-    found = tiling.repaired(network, np.zeros((1, 500, 500, 1), np.float32), 128, 1, 2)
+    found = tiling.repaired(
+        network, np.zeros((1, 500, 500, 1), np.float32), 128, 1, 2
+    )
     assert found[0, 8:-8, 8:-8].max() == 0
 
 
@@ -270,14 +307,16 @@ def test_the_weights_of_all_tiles_sum_to_one(length, scale):
     np.testing.assert_allclose(total, 1, atol=1e-6)
 
 
-def test_a_large_photograph_needs_no_more_memory_than_its_answer_and_a_tile(tmp_path):
+def test_a_large_photograph_needs_no_more_memory_than_its_answer_and_a_tile(
+    tmp_path,
+):
     import tracemalloc
 
     pixels = np.zeros((1, 3000, 4000, 1), np.uint8)
     tracemalloc.start()
-    found = task.infer({"": nothing}, {"image": pixels}, context(GREY, tmp_path))[
-        module.REPAIRED
-    ]
+    found = task.infer(
+        {"": nothing}, {"image": pixels}, context(GREY, tmp_path)
+    )[module.REPAIRED]
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert found.shape == pixels.shape
@@ -299,12 +338,17 @@ def test_small_pictures_share_a_run():
 
 
 def test_damage_is_always_the_same_for_the_same_picture_and_differs_between_pictures():
-    one, other = np.full((64, 64), 128, np.uint8), np.full((64, 64), 129, np.uint8)
+    one, other = (
+        np.full((64, 64), 128, np.uint8),
+        np.full((64, 64), 129, np.uint8),
+    )
     assert np.array_equal(
-        preprocessing.damaged(one, GREY), preprocessing.damaged(one.copy(), GREY)
+        preprocessing.damaged(one, GREY),
+        preprocessing.damaged(one.copy(), GREY),
     )
     first, second = (
-        preprocessing.damaged(pixels, GREY).astype(float) for pixels in (one, other)
+        preprocessing.damaged(pixels, GREY).astype(float)
+        for pixels in (one, other)
     )
     assert first.std() == pytest.approx(25, abs=1.5)
     assert abs(np.corrcoef(first.ravel(), second.ravel())[0, 1]) < 0.1
@@ -321,7 +365,9 @@ def test_a_picture_to_be_enlarged_is_made_smaller(shape):
 
 
 @pytest.mark.parametrize("shape", [(48, 72), (100, 20), (5, 300, 3)])
-def test_training_keeps_a_part_of_each_picture_that_is_always_the_same(tmp_path, shape):
+def test_training_keeps_a_part_of_each_picture_that_is_always_the_same(
+    tmp_path, shape
+):
     how = task.prepare([png(noise(50, 90))], Preprocessing(), tmp_path)
     assert (how.color, how.height, how.width) == ("grey", 48, 72)
     item = Item("a", "", png(noise(*shape)))
@@ -335,7 +381,9 @@ def test_training_keeps_a_part_of_each_picture_that_is_always_the_same(tmp_path,
 
 @pytest.mark.parametrize("how", [GREY, LARGER])
 @pytest.mark.parametrize("shape", [(40, 60), (300, 200), (20, 400)])
-def test_training_keeps_the_same_part_of_both_pictures_of_a_pair(tmp_path, how, shape):
+def test_training_keeps_the_same_part_of_both_pictures_of_a_pair(
+    tmp_path, how, shape
+):
     how = task.prepare([png(noise(96, 96))], how, tmp_path)
     sent = noise(*shape)
     clean = sent.repeat(how.scale, 0).repeat(how.scale, 1)
@@ -343,7 +391,8 @@ def test_training_keeps_the_same_part_of_both_pictures_of_a_pair(tmp_path, how, 
     inputs, targets = task.sample(item, context(how, tmp_path))
     assert targets["clean"].shape == (96, 96, 1)
     assert np.array_equal(
-        inputs["image"].repeat(how.scale, 1).repeat(how.scale, 0), targets["clean"]
+        inputs["image"].repeat(how.scale, 1).repeat(how.scale, 0),
+        targets["clean"],
     )
     assert np.array_equal(task.measured_by(item, context(how, tmp_path)), sent)
 
@@ -375,7 +424,9 @@ def test_an_answer_to_a_pair_is_compared_with_what_should_come_out(tmp_path):
         )
     )
     assert found.metrics["psnr"] == 100
-    assert found.metrics["psnr_baseline"] == pytest.approx(measures.psnr(sent, clean))
+    assert found.metrics["psnr_baseline"] == pytest.approx(
+        measures.psnr(sent, clean)
+    )
 
 
 @pytest.mark.parametrize("scale", [1, 2, 3])
@@ -418,7 +469,9 @@ def test_an_answer_that_is_what_was_sent_reaches_the_baseline(tmp_path, how):
     truths = [png(noise(48, 60, seed=seed) // 4 + 90) for seed in range(3)]
     known = context(how, tmp_path)
     sent = [
-        preprocessing.unrepaired(task.measured_by(Item("", "", truth), known), how)
+        preprocessing.unrepaired(
+            task.measured_by(Item("", "", truth), known), how
+        )
         for truth in truths
     ]
     answers = [{"image": b64encode(png(pixels)).decode()} for pixels in sent]
@@ -432,8 +485,12 @@ def test_an_answer_that_is_what_was_sent_reaches_the_baseline(tmp_path, how):
         )
     )
     assert found.metrics["items"] == 3
-    assert found.metrics["psnr"] == pytest.approx(found.metrics["psnr_baseline"])
-    assert found.metrics["ssim"] == pytest.approx(found.metrics["ssim_baseline"])
+    assert found.metrics["psnr"] == pytest.approx(
+        found.metrics["psnr_baseline"]
+    )
+    assert found.metrics["ssim"] == pytest.approx(
+        found.metrics["ssim_baseline"]
+    )
     assert found.pictures["repaired.png"].startswith(b"\x89PNG")
     if how in (GREY, RGB):
         assert found.metrics["psnr"] == pytest.approx(
@@ -449,18 +506,26 @@ def test_answers_are_alike_up_to_rounding():
     )
     assert task.same_answer(one, near, 2e-3)
     assert not task.same_answer(one, far, 2e-3)
-    assert task.same_answer(one, {"image": b64encode(png(pixels + 2)).decode()}, 5e-2)
+    assert task.same_answer(
+        one, {"image": b64encode(png(pixels + 2)).decode()}, 5e-2
+    )
 
 
 @pytest.mark.parametrize(
     ("recipe", "overrides", "message"),
     [
-        ("denoise", {"scale": "2"}, "only super-resolution makes a picture larger"),
+        (
+            "denoise",
+            {"scale": "2"},
+            "only super-resolution makes a picture larger",
+        ),
         ("super-resolution", {"scale": "1"}, "it wants 2, 3 or 4"),
         ("denoise", {"sigma_min": "60"}, "sigma_min=60 is above sigma_max=55"),
     ],
 )
-def test_settings_that_do_not_go_together_are_refused(recipe, overrides, message):
+def test_settings_that_do_not_go_together_are_refused(
+    recipe, overrides, message
+):
     with pytest.raises(InvalidInput, match=message):
         plan(recipe_named("image-to-image", recipe), overrides)
 
@@ -479,7 +544,9 @@ def test_bicubic_enlargement_is_that_of_pillow():
             0, 0
         ].numpy()
         inner = slice(2 * scale, -2 * scale)
-        np.testing.assert_allclose(found[inner, inner], wanted[inner, inner], atol=0.01)
+        np.testing.assert_allclose(
+            found[inner, inner], wanted[inner, inner], atol=0.01
+        )
 
 
 @pytest.mark.parametrize("recipe", ["denoise", "super-resolution", "inpaint"])
@@ -509,7 +576,9 @@ def test_a_network_of_colours_is_converted_and_leaves_a_picture_as_it_is_before_
         )
     session = ENGINE.open(tmp_path, 1)
     pixels = np.asarray(
-        Image.fromarray(noise(9, 11, 3)).resize((51, 37), Image.Resampling.BICUBIC)
+        Image.fromarray(noise(9, 11, 3)).resize(
+            (51, 37), Image.Resampling.BICUBIC
+        )
     )
     if recipe == "inpaint":
         pixels = preprocessing.damaged(pixels, chosen.input)

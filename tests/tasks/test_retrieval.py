@@ -14,7 +14,10 @@ def measured(vectors, truths):
     unit = unit / np.linalg.norm(unit, axis=1, keepdims=True)
     show = lambda rows: [TASK.example() for _ in rows]  # noqa: E731
     return Measured(
-        outputs=unit.tolist(), truths=truths, labels=sorted(set(truths)), show=show
+        outputs=unit.tolist(),
+        truths=truths,
+        labels=sorted(set(truths)),
+        show=show,
     )
 
 
@@ -22,7 +25,9 @@ def test_recall_and_precision_are_those_of_the_ranking():
     # By rising distance they find: b a b, b b a, a a b, a b a.
     angles = {"a": [0.0, 0.45], "b": [0.2, 0.8]}
     vectors = [
-        [np.cos(angle), np.sin(angle)] for pair in angles.values() for angle in pair
+        [np.cos(angle), np.sin(angle)]
+        for pair in angles.values()
+        for angle in pair
     ]
     found = retrieval.evaluate(measured(vectors, ["a", "a", "b", "b"])).metrics
     assert found["recall_at_1"] == 0
@@ -33,13 +38,15 @@ def test_recall_and_precision_are_those_of_the_ranking():
 
 def test_what_lies_together_is_found_and_shown():
     rng = np.random.default_rng(0)
-    vectors = np.repeat(rng.normal(size=(5, 16)), 6, axis=0) + 0.01 * rng.normal(
-        size=(30, 16)
-    )
+    vectors = np.repeat(
+        rng.normal(size=(5, 16)), 6, axis=0
+    ) + 0.01 * rng.normal(size=(30, 16))
     found = retrieval.evaluate(
         measured(vectors, [f"class {row // 6} of $5" for row in range(30)])
     )
-    assert [found.metrics[name] for name in ("recall_at_1", "recall_at_5", "map")] == [
+    assert [
+        found.metrics[name] for name in ("recall_at_1", "recall_at_5", "map")
+    ] == [
         1,
         1,
         1,
@@ -59,19 +66,28 @@ def test_an_item_without_a_like_one_does_not_search_but_is_searched():
 
 def test_many_items_search_in_parts(monkeypatch):
     rng = np.random.default_rng(0)
-    vectors, truths = rng.normal(size=(60, 4)), [str(row % 7) for row in range(60)]
+    vectors, truths = (
+        rng.normal(size=(60, 4)),
+        [str(row % 7) for row in range(60)],
+    )
     whole = retrieval.evaluate(measured(vectors, truths)).metrics
     monkeypatch.setattr(retrieval, "AT_ONCE", 7)
-    assert retrieval.evaluate(measured(vectors, truths)).metrics == pytest.approx(whole)
+    assert retrieval.evaluate(
+        measured(vectors, truths)
+    ).metrics == pytest.approx(whole)
     monkeypatch.setattr(retrieval, "QUERIES", 10)
-    assert retrieval.evaluate(measured(vectors, truths)).metrics["queries"] == 10
+    assert (
+        retrieval.evaluate(measured(vectors, truths)).metrics["queries"] == 10
+    )
 
 
 def angles(margin=0.0):
     """A network of two numbers for three classes, whose body gives back what it gets."""
     import torch
 
-    from modelmill.tasks.image_feature_extraction.training import CosineClassifier
+    from modelmill.tasks.image_feature_extraction.training import (
+        CosineClassifier,
+    )
 
     network = CosineClassifier(torch.nn.Identity(), 2, 3, 10.0, margin)
     network.classes.data = torch.tensor([[1.0, 0.0], [0.0, 2.0], [-1.0, 0.0]])
@@ -91,7 +107,8 @@ def test_a_margin_lowers_the_logit_of_the_right_class_alone():
     assert plain.tolist() == [[10, 0, -10]]
     assert strict.tolist() == [[8, 0, -10]]
     easy, hard = (
-        loss(angles(margin), batch, TrainSettings()).item() for margin in (0.0, 0.2)
+        loss(angles(margin), batch, TrainSettings()).item()
+        for margin in (0.0, 0.2)
     )
     assert easy < hard
 
@@ -112,6 +129,6 @@ def test_an_item_that_is_alone_in_its_batch_is_judged_by_its_class():
         "image": torch.tensor([[1.0, 0.1], [0.1, 1.0], [1.0, 0.0]]),
         "label": torch.tensor([0, 1, 2]),
     }
-    assert validate(angles(), alone, TrainSettings())["recall_at_1"] == pytest.approx(
-        1 / 3
-    )
+    assert validate(angles(), alone, TrainSettings())[
+        "recall_at_1"
+    ] == pytest.approx(1 / 3)

@@ -41,7 +41,8 @@ CONTEXT = Context(
     preprocessing=HOW, labels=["sky", "road", "car"], folder=Path("/nowhere")
 )
 MASK = np.array(
-    [[0, 0, 0, 0, 0, 0], [0, 0, 0, 1, 1, 1], [1, 1, 1, 1, 1, 1], [1] * 6], np.uint8
+    [[0, 0, 0, 0, 0, 0], [0, 0, 0, 1, 1, 1], [1, 1, 1, 1, 1, 1], [1] * 6],
+    np.uint8,
 )
 
 
@@ -96,7 +97,9 @@ def test_borders_stay_smooth_when_a_mask_is_enlarged():
     slope = (np.arange(8)[:, None] > np.arange(8)[None, :]).astype(np.uint8)
     grown = pixels_of(
         TASK.encode(
-            arrays(80, 80, slope), CONTEXT, TASK.parameters({"mask_format": "classes"})
+            arrays(80, 80, slope),
+            CONTEXT,
+            TASK.parameters({"mask_format": "classes"}),
         )["mask"]
     )
     # Half a coarse pixel below the diagonal
@@ -116,7 +119,9 @@ def test_the_score_is_the_mean_probability_of_a_class():
     given["scores"][MASK == 0] = 0.1
     assert [
         entry["label"]
-        for entry in TASK.encode(given, CONTEXT, TASK.parameters({"threshold": 0.2}))
+        for entry in TASK.encode(
+            given, CONTEXT, TASK.parameters({"threshold": 0.2})
+        )
     ] == ["road"]
 
 
@@ -205,7 +210,11 @@ def test_figures_of_a_case_worked_out_by_hand():
 
 def test_a_class_that_is_nowhere_does_not_lower_the_mean():
     found = measured([[[0, 1]]], [[[0, 1]]]).metrics
-    assert (found["miou"], found["dice"], found["pixel_accuracy"]) == (1.0, 1.0, 1.0)
+    assert (found["miou"], found["dice"], found["pixel_accuracy"]) == (
+        1.0,
+        1.0,
+        1.0,
+    )
 
 
 def test_masks_without_anything_to_measure_have_figures_too():
@@ -232,7 +241,9 @@ def test_a_mask_is_resized_without_inventing_classes():
     item = Item("a", "", png(np.zeros((20, 30, 3))), target=png(mask))
     inputs, targets = TASK.sample(item, CONTEXT)
     assert inputs.keys() == {"image"}
-    assert targets["mask"].tolist() == [[0, 0, 0, 2, 2, 2]] * 2 + [[255] * 6] * 2
+    assert (
+        targets["mask"].tolist() == [[0, 0, 0, 2, 2, 2]] * 2 + [[255] * 6] * 2
+    )
 
 
 class Fixed(torch.nn.Module):
@@ -240,7 +251,9 @@ class Fixed(torch.nn.Module):
 
     def __init__(self, logits):
         super().__init__()
-        self.logits = torch.nn.Parameter(torch.as_tensor(logits, dtype=torch.float32))
+        self.logits = torch.nn.Parameter(
+            torch.as_tensor(logits, dtype=torch.float32)
+        )
 
     def forward(self, image):
         return self.logits
@@ -274,16 +287,21 @@ def test_rare_classes_weigh_more():
 
 
 @pytest.mark.parametrize(
-    ("height", "width", "stride"), [(33, 47, 1), (45, 60, 2), (8, 8, 4), (16, 1, 2)]
+    ("height", "width", "stride"),
+    [(33, 47, 1), (45, 60, 2), (8, 8, 4), (16, 1, 2)],
 )
 def test_the_network_names_every_pixel_of_any_size(height, width, stride):
     how = TASK.PREPROCESSING(
         height=height, width=width, color="grey", mean=(0.5,), std=(0.5,)
     )
-    context = Context(preprocessing=how, labels=["a", "b"], folder=Path("/nowhere"))
+    context = Context(
+        preprocessing=how, labels=["a", "b"], folder=Path("/nowhere")
+    )
     recipe = recipe_named("image-segmentation", "unet")
     settings = recipe.Settings(channels=4, depth=3, stem_stride=stride)
-    signature = Signature(inputs=TASK.inputs(context), classes=2, preprocessing=how)
+    signature = Signature(
+        inputs=TASK.inputs(context), classes=2, preprocessing=how
+    )
     network = recipe.network(settings, signature).eval()
     scores, mask = training.deployed(network, signature)(
         torch.zeros(2, height, width, 1, dtype=torch.uint8)
@@ -295,7 +313,9 @@ def test_the_network_names_every_pixel_of_any_size(height, width, stride):
 
 def test_a_training_on_boxes_finds_boxes(tmp_path):
     data = dataset(
-        mask_folder(tmp_path / "boxes"), "image-segmentation", tmp_path / "store"
+        mask_folder(tmp_path / "boxes"),
+        "image-segmentation",
+        tmp_path / "store",
     )
     folder = tmp_path / "job"
     folder.mkdir()
@@ -312,7 +332,10 @@ def test_a_training_on_boxes_finds_boxes(tmp_path):
         cache=str(tmp_path / "cache"),
     )
     threads = torch.get_num_threads()
-    with warnings.catch_warnings(), closing(Events(folder / "events.jsonl")) as events:
+    with (
+        warnings.catch_warnings(),
+        closing(Events(folder / "events.jsonl")) as events,
+    ):
         warnings.simplefilter("ignore")  # as in a job's process
         result = train_version(spec, events, going())
     torch.set_num_threads(threads)

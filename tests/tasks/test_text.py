@@ -58,7 +58,11 @@ def test_case_is_kept_by_a_setting():
 
 
 def test_characters_are_grapheme_clusters():
-    assert pieces("ab\u0928\u093f", tokenizer="char") == ["a", "b", "\u0928\u093f"]
+    assert pieces("ab\u0928\u093f", tokenizer="char") == [
+        "a",
+        "b",
+        "\u0928\u093f",
+    ]
 
 
 @pytest.fixture
@@ -89,7 +93,12 @@ def test_a_lone_surrogate_is_no_reason_to_fail(prepared):
 
 
 def test_texts_with_a_lone_surrogate_can_be_trained_on(tmp_path):
-    assert prepare([*ENGLISH, "fine \ud800 film"], Preprocessing(), tmp_path).tokens > 2
+    assert (
+        prepare(
+            [*ENGLISH, "fine \ud800 film"], Preprocessing(), tmp_path
+        ).tokens
+        > 2
+    )
 
 
 @pytest.mark.parametrize("text", ["", " ", "\n\t\u3000"])
@@ -149,9 +158,13 @@ def test_the_length_covers_almost_all_texts(tmp_path, kind):
     assert 3 <= how.max_length <= 50
 
 
-def test_padding_and_unknown_have_the_first_ids_and_the_vocabulary_is_bounded(tmp_path):
+def test_padding_and_unknown_have_the_first_ids_and_the_vocabulary_is_bounded(
+    tmp_path,
+):
     how = prepare(
-        [f"word{i} " * 3 for i in range(100)], Preprocessing(vocabulary=20), tmp_path
+        [f"word{i} " * 3 for i in range(100)],
+        Preprocessing(vocabulary=20),
+        tmp_path,
     )
     tokenizer = load_tokenizer(tmp_path / "tokenizer.json")
     assert (tokenizer.id_of("[PAD]"), tokenizer.id_of("[UNK]")) == (0, 1)
@@ -172,7 +185,10 @@ def trained(tmp_path_factory):
 
 @settings(max_examples=150, deadline=None)
 @given(
-    st.text(st.characters() | st.sampled_from("\ud800\udfff\0\u202e😀电"), min_size=1)
+    st.text(
+        st.characters() | st.sampled_from("\ud800\udfff\0\u202e😀电"),
+        min_size=1,
+    )
 )
 def test_any_text_is_ids_of_the_vocabulary_or_empty(trained, text):
     how, folder = trained
@@ -192,7 +208,14 @@ def test_space_around_a_text_does_not_make_another_text():
 
 
 def test_a_class_that_no_training_text_has_is_never_answered(tmp_path):
-    texts = ["cat dog", "cat cow", "bus car", "bus van", "red pink", "red blue"] * 3
+    texts = [
+        "cat dog",
+        "cat cow",
+        "bus car",
+        "bus van",
+        "red pink",
+        "red blue",
+    ] * 3
     labels = [0, 0, 2, 2, 3, 3] * 3
     how = prepare(texts, Preprocessing(minimum_count=1), tmp_path)
     ids = np.stack([decode(text, how, tmp_path) for text in texts])
@@ -205,9 +228,14 @@ def test_a_class_that_no_training_text_has_is_never_answered(tmp_path):
     )
     assert found.argmax(1).tolist() == labels
     assert found[:, 1].max() == 0
-    with pytest.raises(InvalidInput, match="all texts to train on are of one class"):
+    with pytest.raises(
+        InvalidInput, match="all texts to train on are of one class"
+    ):
         tfidf.fit(
-            plan(tfidf, {}), signature, {"ids": ids}, {"label": np.zeros(len(ids), int)}
+            plan(tfidf, {}),
+            signature,
+            {"ids": ids},
+            {"label": np.zeros(len(ids), int)},
         )
 
 
@@ -219,13 +247,19 @@ def test_names_of_special_tokens_are_text_like_any_other(tmp_path, tokenizer):
         tmp_path,
     )
     for name in SPECIAL:
-        ids = [number for number in decode(f"the {name} cat", how, tmp_path) if number]
+        ids = [
+            number
+            for number in decode(f"the {name} cat", how, tmp_path)
+            if number
+        ]
         assert len(ids) > 2 + (tokenizer != "bpe")
     assert 2 not in decode("the [MASK] cat", how, tmp_path)
 
 
 @pytest.mark.parametrize("units", ["char", "bpe"])
-def test_names_of_special_tokens_are_letters_to_models_that_write(tmp_path, units):
+def test_names_of_special_tokens_are_letters_to_models_that_write(
+    tmp_path, units
+):
     text = "say [END] and [PAD]"
     tokenizer = lossless_tokenizer.learnt(
         [text], lossless_tokenizer.Units(units=units), tmp_path

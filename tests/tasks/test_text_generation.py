@@ -22,10 +22,16 @@ CHINESE = "磨坊裡的水流得很慢,人們在等待麵粉。"
 
 @pytest.fixture(params=["char", "bpe"])
 def context(tmp_path, request):
-    texts = ["the mill grinds slowly ", "the water turns the wheel ", CHINESE] * 4
+    texts = [
+        "the mill grinds slowly ",
+        "the water turns the wheel ",
+        CHINESE,
+    ] * 4
     how = module.Preprocessing(units=request.param, context=64, vocabulary=300)
     return Context(
-        preprocessing=task.prepare(texts, how, tmp_path), labels=[], folder=tmp_path
+        preprocessing=task.prepare(texts, how, tmp_path),
+        labels=[],
+        folder=tmp_path,
     )
 
 
@@ -34,7 +40,8 @@ def prompt(context, data, **parameters):
 
 
 @pytest.mark.parametrize(
-    "text", ["the mill grinds " * 200, CHINESE * 50, "é漢\ud83d" * 100, "grinds\n"]
+    "text",
+    ["the mill grinds " * 200, CHINESE * 50, "é漢\ud83d" * 100, "grinds\n"],
 )
 @pytest.mark.parametrize("last", [1, 20, 63, 64, 10**9])
 def test_truncate_keeps_so_many_of_the_last_tokens(context, text, last):
@@ -61,22 +68,33 @@ def knows(context, *texts):
 
     def score(arrays):
         ids = arrays["ids"][0]
-        logits = np.full((1, len(ids), context.preprocessing.tokens), -30.0, np.float32)
+        logits = np.full(
+            (1, len(ids), context.preprocessing.tokens), -30.0, np.float32
+        )
         text = next(
             one
             for one in known
-            if any(one[at : at + len(ids)] == ids.tolist() for at in range(len(one)))
+            if any(
+                one[at : at + len(ids)] == ids.tolist()
+                for at in range(len(one))
+            )
         )
         begin = next(
-            at for at in range(len(text)) if text[at : at + len(ids)] == ids.tolist()
+            at
+            for at in range(len(text))
+            if text[at : at + len(ids)] == ids.tolist()
         )
-        logits[0, np.arange(len(ids)), text[begin + 1 : begin + 1 + len(ids)]] = 30
+        logits[
+            0, np.arange(len(ids)), text[begin + 1 : begin + 1 + len(ids)]
+        ] = 30
         return {"logits": logits}
 
     return score
 
 
-def test_texts_that_are_known_by_heart_surprise_nobody_however_many_there_are(context):
+def test_texts_that_are_known_by_heart_surprise_nobody_however_many_there_are(
+    context,
+):
     texts = ["the mill", "a wheel turns", "slowly \ud83d"]
     items = [Item(f"f:{number}", "", text) for number, text in enumerate(texts)]
     found = module.metrics(
@@ -109,7 +127,9 @@ def test_passages_of_one_text_are_measured_as_one(context):
 
 
 def test_half_a_letter_is_learnt_and_written_down_as_an_unknown_one(tmp_path):
-    how = task.prepare(["a mill \ud83d", "a wheel"], module.Preprocessing(), tmp_path)
+    how = task.prepare(
+        ["a mill \ud83d", "a wheel"], module.Preprocessing(), tmp_path
+    )
     assert how.tokens > 4
     write_golden(tmp_path, ["\ud83d?"], [[{"text": "\udc00"}]])
     assert read_golden(tmp_path) == [{"input": "??", "output": [{"text": "?"}]}]
@@ -120,7 +140,9 @@ def chat(context, *contents, roles=("user", "assistant")):
         {"role": roles[number % 2], "content": text}
         for number, text in enumerate(contents)
     ]
-    return task.begin("x", conversation_of(messages), context, task.parameters({}))
+    return task.begin(
+        "x", conversation_of(messages), context, task.parameters({})
+    )
 
 
 def text_of(context, ids):
@@ -134,10 +156,14 @@ def template(context, text):
 
 @pytest.fixture
 def talker(tmp_path):
-    texts = ["user:\ngrind, mill?\n\nassistant:\nyes 1 2\n\nsystem:\n[]<>|_"] * 2
+    texts = [
+        "user:\ngrind, mill?\n\nassistant:\nyes 1 2\n\nsystem:\n[]<>|_"
+    ] * 2
     how = module.Preprocessing(context=256)
     return Context(
-        preprocessing=task.prepare(texts, how, tmp_path), labels=[], folder=tmp_path
+        preprocessing=task.prepare(texts, how, tmp_path),
+        labels=[],
+        folder=tmp_path,
     )
 
 
@@ -163,7 +189,8 @@ def test_a_message_can_not_speak_for_another(talker):
     assert found.count("assistant:\n") == 1
     assert found.count("user:\n") == 1
     with pytest.raises(
-        InvalidInput, match="message 0 has the role 'system:\\\\nyes': a word is wanted"
+        InvalidInput,
+        match="message 0 has the role 'system:\\\\nyes': a word is wanted",
     ):
         chat(talker, "grind", roles=("system:\nyes",) * 2)
 
@@ -191,12 +218,18 @@ def test_a_template_of_the_bundle_is_rendered_with_its_end_as_a_token(talker):
             "{{ raise_exception('user and assistant take turns') }}",
             "user and assistant take turns",
         ),
-        ("{{ messages.__class__.__mro__ }}", "refuses these messages: .*unsafe"),
+        (
+            "{{ messages.__class__.__mro__ }}",
+            "refuses these messages: .*unsafe",
+        ),
         (
             "{{ ''.__class__.__mro__[1].__subclasses__() }}",
             "refuses these messages: .*unsafe",
         ),
-        ("{% set _ = messages.append(1) %}", "refuses these messages: .*unsafe"),
+        (
+            "{% set _ = messages.append(1) %}",
+            "refuses these messages: .*unsafe",
+        ),
         ("{{ 'x' * 2000000 }}", "makes more than 1,000,000 characters"),
         ("{{ range(10 ** 9)|list }}", "Range too big"),
         ("{{ messages[7].content }}", "refuses these messages"),

@@ -9,7 +9,11 @@ from modelmill.errors import BundleCorrupt
 from modelmill.streams import STOP, Piece
 from modelmill.tasks.base import Context, task_named
 from modelmill.tasks.decoding import lossless_tokenizer, text_tokenizer
-from modelmill.tasks.decoding.tokenizer import TOKENIZER, Tokenizer, load_tokenizer
+from modelmill.tasks.decoding.tokenizer import (
+    TOKENIZER,
+    Tokenizer,
+    load_tokenizer,
+)
 
 TEXT = "the mill grinds corn, and Müller 磨坊 😀"
 END = "<|endoftext|>"
@@ -21,7 +25,9 @@ def words():
 
 
 def lossless(units):
-    return lossless_tokenizer.train([TEXT], lossless_tokenizer.Units(units=units))
+    return lossless_tokenizer.train(
+        [TEXT], lossless_tokenizer.Units(units=units)
+    )
 
 
 def byte_level():
@@ -41,7 +47,9 @@ def byte_level():
 def sentence_pieces():
     """As Llama's: a blank is a letter, and what is unknown is bytes."""
     special = ["<unk>", "<s>", "</s>"]
-    letters = {letter: 3 + number for number, letter in enumerate("▁abcdefghijklmno")}
+    letters = {
+        letter: 3 + number for number, letter in enumerate("▁abcdefghijklmno")
+    }
     unwritten = {f"<0x{byte:02X}>": 100 + byte for byte in range(256)}
     vocabulary = {name: number for number, name in enumerate(special)}
     model = models.BPE(
@@ -73,7 +81,9 @@ def test_what_is_not_in_the_file_is_missed_in_words():
         BundleCorrupt, match=r"no special token that ends a text.*\[END\]"
     ):
         print(words().end)
-    with pytest.raises(BundleCorrupt, match=r"no special token that hides a word"):
+    with pytest.raises(
+        BundleCorrupt, match=r"no special token that hides a word"
+    ):
         print(byte_level().mask)
 
 
@@ -86,7 +96,8 @@ def test_the_hubs_name_theirs_otherwise_and_put_them_anywhere():
 
 
 @pytest.mark.parametrize(
-    "tokenizer", [lossless("char"), lossless("bpe"), byte_level(), sentence_pieces()]
+    "tokenizer",
+    [lossless("char"), lossless("bpe"), byte_level(), sentence_pieces()],
 )
 def test_texts_come_back_whole_at_once_and_token_by_token(tokenizer, tmp_path):
     tokenizer.save(tmp_path / TOKENIZER)
@@ -133,4 +144,7 @@ def test_a_model_that_writes_ends_where_the_tokenizer_of_the_hub_says(tmp_path):
     ]
     answer = task.stream_answer(text, pieces, details, context)
     assert answer["details"]["finish_reason"] == "eos_token"
-    assert [one["special"] for one in answer["details"]["tokens"]] == [False, True]
+    assert [one["special"] for one in answer["details"]["tokens"]] == [
+        False,
+        True,
+    ]

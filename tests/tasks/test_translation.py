@@ -24,7 +24,9 @@ class Chain:
 
     def __init__(self, count, seed=0):
         rng = np.random.default_rng(seed)
-        self.table = rng.normal(size=(count, TOKENS, TOKENS)).astype(np.float32) * 2
+        self.table = (
+            rng.normal(size=(count, TOKENS, TOKENS)).astype(np.float32) * 2
+        )
 
     def begin(self):
         count = len(self.table)
@@ -51,7 +53,9 @@ class Chain:
         total, last = 0.0, END
         for token in [*text, END]:
             row = self.table[number, last].astype(np.float64)
-            total += row[token] - np.log(np.exp(row - row.max()).sum()) - row.max()
+            total += (
+                row[token] - np.log(np.exp(row - row.max()).sum()) - row.max()
+            )
             last = token
         return total / (len(text) + 1) ** LENGTH
 
@@ -60,9 +64,16 @@ class Chain:
 def test_with_enough_beams_the_likeliest_text_is_found(seed):
     network = Chain(3, seed)
     found = search(
-        network.begin(), network.step, 40, np.array([4, 4, 4]), END, (PAD, UNKNOWN)
+        network.begin(),
+        network.step,
+        40,
+        np.array([4, 4, 4]),
+        END,
+        (PAD, UNKNOWN),
     )
-    allowed = [token for token in range(TOKENS) if token not in (PAD, UNKNOWN, END)]
+    allowed = [
+        token for token in range(TOKENS) if token not in (PAD, UNKNOWN, END)
+    ]
     texts = [
         text
         for length in range(4)
@@ -78,7 +89,12 @@ def test_with_enough_beams_the_likeliest_text_is_found(seed):
 def test_a_sentence_is_translated_the_same_whatever_is_beside_it():
     network = Chain(5)
     together = search(
-        network.begin(), network.step, 3, np.array([9, 2, 9, 9, 9]), END, (PAD, UNKNOWN)
+        network.begin(),
+        network.step,
+        3,
+        np.array([9, 2, 9, 9, 9]),
+        END,
+        (PAD, UNKNOWN),
     )
     assert len(together[1].tokens) <= 2
     for number in (0, 2, 3, 4):
@@ -95,7 +111,9 @@ def test_a_sentence_is_translated_the_same_whatever_is_beside_it():
 def network(request):
     torch.manual_seed(0)
     if request.param == "transformer":
-        return seq2seq.Transformer(30, width=32, heads=2, layers=2, dropout=0.1).eval()
+        return seq2seq.Transformer(
+            30, width=32, heads=2, layers=2, dropout=0.1
+        ).eval()
     return seq2seq.Recurrent(30, width=16, hidden=24, dropout=0.1).eval()
 
 
@@ -124,9 +142,14 @@ def test_decoding_step_by_step_gives_the_logits_of_training(network):
 
 
 def context(folder, **settings):
-    pairs = [("a red house", "ein rotes Haus"), ("a blue dog", "ein blauer Hund")]
+    pairs = [
+        ("a red house", "ein rotes Haus"),
+        ("a blue dog", "ein blauer Hund"),
+    ]
     how = translation.TASK.prepare(
-        pairs * 4, translation.Preprocessing(**{"vocabulary": 300, **settings}), folder
+        pairs * 4,
+        translation.Preprocessing(**{"vocabulary": 300, **settings}),
+        folder,
     )
     return Context(preprocessing=how, labels=[], folder=folder)
 
@@ -136,7 +159,9 @@ def test_an_item_becomes_both_texts(tmp_path):
     item = Item("a:1", "", "a red dog", target=("ein roter Hund", "another"))
     inputs, targets = translation.TASK.sample(item, where)
     tokenizer = translation.load_tokenizer(tmp_path / translation.TOKENIZER)
-    assert tokenizer.decode([one for one in inputs["ids"] if one]) == "a red dog"
+    assert (
+        tokenizer.decode([one for one in inputs["ids"] if one]) == "a red dog"
+    )
     told = [int(one) for one in targets["target"] if one]
     assert told[-1] == END
     assert tokenizer.decode(told[:-1]) == "ein roter Hund"
@@ -178,7 +203,9 @@ def test_unknown_parameters_are_refused(tmp_path):
     }
     with pytest.raises(InvalidInput, match="num_beams"):
         translation.TASK.encode(
-            answer, context(tmp_path), translation.TASK.parameters({"num_beam": 2})
+            answer,
+            context(tmp_path),
+            translation.TASK.parameters({"num_beam": 2}),
         )
 
 
@@ -207,7 +234,9 @@ def test_it_is_measured_by_bleu_and_chrf():
     assert found.metrics["chrf"] == pytest.approx(100)
     assert "tok:13a" in found.metrics["bleu_signature"]
     assert found.pictures["attention-0.png"].startswith(b"\x89PNG")
-    found = measures(Measured(outputs=[wrong], truths=[(text,)], labels=[], show=show))
+    found = measures(
+        Measured(outputs=[wrong], truths=[(text,)], labels=[], show=show)
+    )
     assert found.metrics["bleu"] < 5
 
 
@@ -232,5 +261,6 @@ def test_a_text_that_is_too_long_is_measured_by_its_beginning(tmp_path, text):
     ids = translation.TASK.decode(asked, where)["ids"]
     assert ids[-3] != PAD
     assert (
-        translation.TASK.measured_by(Item("a", "", "a red dog"), where) == "a red dog"
+        translation.TASK.measured_by(Item("a", "", "a red dog"), where)
+        == "a red dog"
     )

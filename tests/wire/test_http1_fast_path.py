@@ -38,7 +38,8 @@ class Model:
         while not self.go.is_set():
             await asyncio.sleep(0.005)
         return [
-            Answer(call.id, tensors=[self.doubled(call.tensors[0])]) for call in calls
+            Answer(call.id, tensors=[self.doubled(call.tensors[0])])
+            for call in calls
         ]
 
     def wait_for(self, count):
@@ -153,7 +154,10 @@ def binary(*values):
         {"inputs": [tensor], "parameters": {"binary_data_output": True}}
     )
     extra = f"Inference-Header-Content-Length: {len(head)}\r\n"
-    return {"body": head + np.array(values, np.float32).tobytes(), "extra": extra}
+    return {
+        "body": head + np.array(values, np.float32).tobytes(),
+        "extra": extra,
+    }
 
 
 def values_of(reply):
@@ -175,7 +179,9 @@ def test_each_request_gets_its_own_answer(client, taken):
 def test_what_is_wrong_with_a_body_is_said_there_too(client, taken):
     client.ask(1, 2)
     status, _, body = client.ask(
-        body=request(1, 2).partition(b"\r\n\r\n")[2].replace(b"[1, 2]", b"[1; 2]")
+        body=request(1, 2)
+        .partition(b"\r\n\r\n")[2]
+        .replace(b"[1, 2]", b"[1; 2]")
     )
     assert status == 400
     assert "error" in json.loads(body)
@@ -206,7 +212,9 @@ def test_a_new_version_answers_as_itself(client, api):
     assert b'"model_version":"2"' in client.ask(**binary(1, 2))[2]
 
 
-def test_a_failing_model_is_an_error_in_the_protocols_shape(client, model, taken):
+def test_a_failing_model_is_an_error_in_the_protocols_shape(
+    client, model, taken
+):
     client.ask(1, 2)
     model.failing = True
     status, _, body = client.ask(1, 2)
@@ -249,7 +257,10 @@ def test_a_request_that_leaves_the_short_way_draws_its_version_once(
     tensor = {"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}
     for name in ("unknown", "timeout", "timeout", "unknown", "unknown"):
         document = {"inputs": [tensor], "parameters": {name: 9_000_000}}
-        assert values_of(client.ask(body=msgspec.json.encode(document))) == [2, 4]
+        assert values_of(client.ask(body=msgspec.json.encode(document))) == [
+            2,
+            4,
+        ]
     assert (len(taken), len(draws)) == (2, 5)
 
 

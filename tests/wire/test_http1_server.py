@@ -78,7 +78,9 @@ class Running:
             (b"content-length", b"%d" % len(body)),
             (b"x-path", scope["path"].encode()),
         ]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send(
+            {"type": "http.response.start", "status": 200, "headers": headers}
+        )
         await send({"type": "http.response.body", "body": body})
 
     def let_go(self) -> None:
@@ -172,7 +174,9 @@ class Ordinary:
         for _ in range(times):
             self.count += 1
             body = f"question {self.count}".encode()
-            self.client.sendall(POST + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+            self.client.sendall(
+                POST + b"Content-Length: %d\r\n\r\n" % len(body) + body
+            )
             data = b""
             while not data.endswith(body):
                 piece = self.client.recv(65536)
@@ -209,14 +213,20 @@ def refused(
             "65,536 bytes",
         ),
         (b"GET /" + b"a" * 1_000_000, 431, "65,536 bytes"),
-        (b"GET / HTTP/1.1\r\nHost: here\r\n" + b"a" * 1_000_000, 431, "65,536 bytes"),
+        (
+            b"GET / HTTP/1.1\r\nHost: here\r\n" + b"a" * 1_000_000,
+            431,
+            "65,536 bytes",
+        ),
         (
             b"GET / HTTP/1.1\r\nHost: here\r\n" + b"X: y\r\n" * 5_000 + b"\r\n",
             431,
             "100 headers",
         ),
         (
-            b"GET / HTTP/1.1\r\nHost: here\r\n" + b"X: y\r\n" * 200_000 + b"\r\n",
+            b"GET / HTTP/1.1\r\nHost: here\r\n"
+            + b"X: y\r\n" * 200_000
+            + b"\r\n",
             431,
             "100 headers",
         ),
@@ -231,21 +241,31 @@ def refused(
             400,
             "not HTTP/1.1",
         ),
-        (b"GET / HTTP/1.1\r\nHost: here\r\nX: a\x00b\r\n\r\n", 400, "not HTTP/1.1"),
+        (
+            b"GET / HTTP/1.1\r\nHost: here\r\nX: a\x00b\r\n\r\n",
+            400,
+            "not HTTP/1.1",
+        ),
         (b"GET / HTTP/1.1\r\n\r\n", 400, "0 Host headers"),
         (b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n", 400, "'a b'"),
         (b"GET / HTTP/1.1\r\nHost: a/b\r\n\r\n", 400, "'a/b'"),
         (b"GET / HTTP/1.1\r\nHost: a:80:1\r\n\r\n", 400, "'a:80:1'"),
         (b"GET / HTTP/1.1\r\nHost: u@a\r\n\r\n", 400, "'u@a'"),
         (b"GET / HTTP/1.1\r\nHost: <\xff>\r\n\r\n", 400, "a name and a port"),
-        (b"GET / HTTP/1.1\r\nHost: here\r\nHost: there\r\n\r\n", 400, "2 Host headers"),
         (
-            POST + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: here\r\nHost: there\r\n\r\n",
+            400,
+            "2 Host headers",
+        ),
+        (
+            POST
+            + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
             400,
             "Content-Length",
         ),
         (
-            POST + b"Transfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n0\r\n\r\n",
+            POST
+            + b"Transfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n0\r\n\r\n",
             400,
             "Content-Length",
         ),
@@ -261,7 +281,11 @@ def refused(
             400,
             "Content-Length",
         ),
-        (POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501, "chunked"),
+        (
+            POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+            501,
+            "chunked",
+        ),
         (POST + b"Transfer-Encoding: gzip\r\n\r\nabc", 501, "chunked"),
         (
             POST
@@ -274,7 +298,11 @@ def refused(
             501,
             "HTTP/1.1",
         ),
-        (POST + b"Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n", 400, "not HTTP/1.1"),
+        (
+            POST + b"Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
+            400,
+            "not HTTP/1.1",
+        ),
         (
             POST + b"Transfer-Encoding: chunked\r\n\r\n0x3\r\nabc\r\n0\r\n\r\n",
             400,
@@ -322,9 +350,13 @@ def test_what_is_not_a_proper_request_is_refused_in_words(
     ],
 )
 def test_hosts_may_be_limited(start, host, allowed):
-    request = b"POST /echo HTTP/1.1\r\nHost: %b\r\nConnection: close\r\n\r\n" % host
+    request = (
+        b"POST /echo HTTP/1.1\r\nHost: %b\r\nConnection: close\r\n\r\n" % host
+    )
     assert ask(start(), request)[0][0] == 200
-    ((status, _, body),) = ask(start(hosts=["models.example.org", "[::1]"]), request)
+    ((status, _, body),) = ask(
+        start(hosts=["models.example.org", "[::1]"]), request
+    )
     assert status == (200 if allowed else 421)
     assert allowed or b"the setting hosts" in body
 
@@ -332,7 +364,8 @@ def test_hosts_may_be_limited(start, host, allowed):
 def test_a_head_up_to_the_limit_is_taken(start):
     running = start()
     head = (
-        b"GET /echo HTTP/1.1\r\nHost: here\r\nConnection: close\r\n" + b"X: y\r\n" * 97
+        b"GET /echo HTTP/1.1\r\nHost: here\r\nConnection: close\r\n"
+        + b"X: y\r\n" * 97
     )
     head += b"Y: " + b"z" * (64_000 - len(head)) + b"\r\n\r\n"
     for pieces in (head,), (head[:33_000], head[33_000:]):
@@ -343,9 +376,13 @@ def test_a_head_up_to_the_limit_is_taken(start):
 
 
 @pytest.mark.parametrize("cut", [10, 30_000, 65_530, 65_990])
-def test_a_head_a_little_above_the_limit_is_refused_however_it_comes(start, cut):
+def test_a_head_a_little_above_the_limit_is_refused_however_it_comes(
+    start, cut
+):
     running = start()
-    head = b"GET /echo HTTP/1.1\r\nHost: here\r\nX: " + b"x" * 66_000 + b"\r\n\r\n"
+    head = (
+        b"GET /echo HTTP/1.1\r\nHost: here\r\nX: " + b"x" * 66_000 + b"\r\n\r\n"
+    )
     with running.connect() as client:
         client.sendall(head[:cut])
         until(
@@ -390,7 +427,9 @@ def test_a_body_that_stops_is_cut_off(start, request_bytes):
     running = start(body_seconds=0.4)
     with Ordinary(running):
         refused(
-            ask(running, request_bytes), 408, "no byte of the body came for 0.4 seconds"
+            ask(running, request_bytes),
+            408,
+            "no byte of the body came for 0.4 seconds",
         )
     assert running.ended == ["/echo"]
 
@@ -398,7 +437,9 @@ def test_a_body_that_stops_is_cut_off(start, request_bytes):
 def test_a_body_that_keeps_coming_may_take_its_time(start):
     running = start(body_seconds=0.6)
     with running.connect() as client:
-        client.sendall(POST + b"Content-Length: 12\r\nConnection: close\r\n\r\n")
+        client.sendall(
+            POST + b"Content-Length: 12\r\nConnection: close\r\n\r\n"
+        )
         for _ in range(12):
             time.sleep(0.15)
             client.sendall(b"x")
@@ -430,7 +471,9 @@ def test_an_idle_connection_is_closed_after_a_while(start):
         ends = []
         while len(ends) < 3:
             with suppress(BlockingIOError, ConnectionError):
-                feeding.send(b"\r\n")  # line ends before a request are no request
+                feeding.send(
+                    b"\r\n"
+                )  # line ends before a request are no request
             for client in (silent, used, feeding):
                 client.settimeout(0.02)
                 with suppress(TimeoutError, ConnectionError):
@@ -438,7 +481,9 @@ def test_an_idle_connection_is_closed_after_a_while(start):
                         continue
                     ends.append(client)
             ends = (
-                list(dict.fromkeys(ends)) if running.open else [silent, used, feeding]
+                list(dict.fromkeys(ends))
+                if running.open
+                else [silent, used, feeding]
             )
     until(lambda: running.open == 0)
 
@@ -449,7 +494,9 @@ def test_a_client_that_closes_its_side_still_gets_its_answers(start):
     assert [
         one[2]
         for one in ask(
-            running, POST + b"Content-Length: 300000\r\n\r\n" + body, half_close=True
+            running,
+            POST + b"Content-Length: 300000\r\n\r\n" + body,
+            half_close=True,
         )
     ] == [body]
     pipelined = (
@@ -459,8 +506,14 @@ def test_a_client_that_closes_its_side_still_gets_its_answers(start):
         + POST
         + b"Content-Length: 9\r\n\r\nhalf"
     )
-    assert [one[2] for one in ask(running, pipelined, half_close=True)] == [b"abc", b""]
-    assert ask(running, POST + b"Content-Length: 9\r\n\r\nhalf", half_close=True) == []
+    assert [one[2] for one in ask(running, pipelined, half_close=True)] == [
+        b"abc",
+        b"",
+    ]
+    assert (
+        ask(running, POST + b"Content-Length: 9\r\n\r\nhalf", half_close=True)
+        == []
+    )
     assert ask(running, b"GET /echo HT", half_close=True) == []
 
 
@@ -475,10 +528,15 @@ def test_a_half_closed_client_that_waits_is_not_one_that_disconnected(start):
         waiting.shutdown(socket.SHUT_WR)
         leaving.close()
         until(
-            lambda: sorted(scope[GONE]() for scope in running.scopes) == [False, True]
+            lambda: (
+                sorted(scope[GONE]() for scope in running.scopes)
+                == [False, True]
+            )
         )
         running.let_go()
-        assert [(status, body) for status, _, body in answers(read_all(waiting))] == [
+        assert [
+            (status, body) for status, _, body in answers(read_all(waiting))
+        ] == [
             (100, b""),
             (200, b"held"),
         ]
@@ -490,7 +548,9 @@ def test_a_client_that_breaks_off_is_known_to_be_gone_at_once(start):
     with running.connect() as client:
         client.sendall(GET.replace(b"/echo", b"/hold"))
         until(lambda: running.held)
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.setsockopt(
+            socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+        )
     until(running.scopes[0][GONE])
 
 
@@ -498,7 +558,8 @@ def test_pipelined_requests_are_answered_in_order(start):
     running = start()
     count = 3_000
     requests = b"".join(
-        POST + b"Content-Length: 5\r\n\r\n%05d" % number for number in range(count)
+        POST + b"Content-Length: 5\r\n\r\n%05d" % number
+        for number in range(count)
     )
     with Ordinary(running), running.connect() as client:
         sender = threading.Thread(target=client.sendall, args=(requests,))
@@ -529,7 +590,9 @@ def test_only_a_few_pipelined_requests_are_held(start):
 def test_garbage_after_a_request_is_refused_after_its_answer(start):
     running = start()
     with running.connect() as client:
-        client.sendall(GET.replace(b"/echo", b"/hold") + GET + b"\x00garbage\r\n\r\n")
+        client.sendall(
+            GET.replace(b"/echo", b"/hold") + GET + b"\x00garbage\r\n\r\n"
+        )
         until(lambda: running.held)
         running.let_go()
         assert [one[0] for one in answers(read_all(client))] == [200, 200, 400]
@@ -557,10 +620,13 @@ def test_a_body_that_nobody_wants_may_come_for_a_while(start):
     running = start(body_seconds=0.4)
     early = POST.replace(b"/echo", b"/early")
     with running.connect() as client:
-        client.sendall(early + b"Content-Length: 500000\r\n\r\n" + bytes(500_000) + GET)
+        client.sendall(
+            early + b"Content-Length: 500000\r\n\r\n" + bytes(500_000) + GET
+        )
         until(lambda: len(running.scopes) == 2)
     assert [
-        one[0] for one in ask(running, early + b"Content-Length: 500000\r\n\r\nabc")
+        one[0]
+        for one in ask(running, early + b"Content-Length: 500000\r\n\r\nabc")
     ] == [200]
 
 
@@ -585,7 +651,9 @@ def test_chunks_heads_and_old_clients_are_served(start):
         )
     ] == [200]
     with running.connect() as client:
-        client.sendall(b"HEAD /big HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")
+        client.sendall(
+            b"HEAD /big HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n"
+        )
         head = read_all(client)
         assert b"content-length: 33554432" in head
         assert head.endswith(b"\r\n\r\n")
@@ -603,7 +671,8 @@ def test_an_offer_to_upgrade_is_declined_and_the_request_answered(start):
     assert [
         one[2]
         for one in ask(
-            running, offer + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+            running,
+            offer + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
         )
     ] == [b"abc"]
     websocket = b"GET /echo HTTP/1.1\r\nHost: here\r\nConnection: Upgrade, close\r\nUpgrade: websocket\r\n\r\n"
@@ -636,7 +705,8 @@ def test_more_connections_than_allowed_are_sent_away_in_words(start):
         assert [
             one[0]
             for one in ask(
-                running, GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+                running,
+                GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"),
             )
         ] == [200]
 
@@ -665,7 +735,9 @@ def test_a_flood_of_bad_requests_leaks_nothing(start):
             ask(running, kind)
             ordinary.ask()
         until(lambda: running.open == 1)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 100 << 10  # KiB
+    assert (
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 100 << 10
+    )  # KiB
 
 
 def test_stopping_answers_what_was_accepted(start):

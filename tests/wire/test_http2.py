@@ -66,9 +66,12 @@ def api(tmp_path_factory):
     api = GrpcApi(body_bytes=24 << 20)
     worker = api.worker(tmp_path_factory.mktemp("http2") / "w", mirror)
     inputs, outputs = (
-        [TensorSpec(name=n, datatype="UINT8", shape=[-1, -1])] for n in ("x", "x_out")
+        [TensorSpec(name=n, datatype="UINT8", shape=[-1, -1])]
+        for n in ("x", "x_out")
     )
-    api.update(a_route("m", inputs=inputs, outputs=outputs, sockets=[worker.path]))
+    api.update(
+        a_route("m", inputs=inputs, outputs=outputs, sockets=[worker.path])
+    )
     yield api
     api.close()
 
@@ -80,7 +83,10 @@ def bystander(api):
     assert client.call("ServerLive").live
     yield client
     assert client.call("ServerLive").live
-    assert client.call("ModelInfer", request(b"12")).raw_output_contents[0] == b"12"
+    assert (
+        client.call("ModelInfer", request(b"12")).raw_output_contents[0]
+        == b"12"
+    )
     client.close()
 
 
@@ -105,7 +111,10 @@ def test_a_call_may_come_in_any_pieces(api):
             framed(HEADERS, 0, 1, block[:10]),
             framed(CONTINUATION, 0, 1, block[10:20]),
         ]
-        parts += [framed(CONTINUATION, 4, 1, block[20:]), framed(DATA, 0, 1, body[:3])]
+        parts += [
+            framed(CONTINUATION, 4, 1, block[20:]),
+            framed(DATA, 0, 1, body[:3]),
+        ]
         parts += [
             framed(DATA, 8, 1, b"\x05" + body[3:9] + bytes(5)),
             framed(DATA, 0, 1, body[9:]),
@@ -124,7 +133,8 @@ def test_priorities_padding_unknown_frames_and_settings_are_put_up_with(api):
     with raw(api.server.port) as client:
         block = client.encoder.encode(fields())
         client.send(
-            framed(PRIORITY, 0, 1, struct.pack(">IB", 0, 9)) + framed(42, 255, 9, b"?")
+            framed(PRIORITY, 0, 1, struct.pack(">IB", 0, 9))
+            + framed(42, 255, 9, b"?")
         )
         client.send(
             framed(SETTINGS, 0, 0, struct.pack(">HI", 0x99, 7))
@@ -154,7 +164,8 @@ def test_headers_mean_the_same_however_often_they_are_sent(api):
                 client.call(number, x=str(number))
             else:
                 client.call(
-                    number, path=INFER if number % 8 == 3 else f"/{SERVICE}/ServerLive"
+                    number,
+                    path=INFER if number % 8 == 3 else f"/{SERVICE}/ServerLive",
                 )
             said, _ = client.answer(number)
             assert said["grpc-status"] == (
@@ -194,7 +205,9 @@ def test_an_answer_waits_for_the_windows_of_its_client(api, window):
 
 def test_a_smaller_window_takes_back_what_was_granted(api):
     with raw(api.server.port) as client:
-        client.call(1, request(bytes(200_000)).SerializeToString(), INFER, **KEY)
+        client.call(
+            1, request(bytes(200_000)).SerializeToString(), INFER, **KEY
+        )
         seen = 0
         for kind, _, _, payload in client.frames():
             seen += len(payload) if kind == DATA else 0
@@ -234,7 +247,9 @@ def test_a_header_table_of_size_zero_is_acknowledged_once(api):
 def test_what_is_http_but_no_grpc_gets_an_answer_of_http(api, change, status):
     with raw(api.server.port) as client:
         headers = {**dict(fields()), **change}
-        client.send(framed(HEADERS, 5, 1, client.encoder.encode(list(headers.items()))))
+        client.send(
+            framed(HEADERS, 5, 1, client.encoder.encode(list(headers.items())))
+        )
         assert client.answer(1)[0] == {":status": status}
 
 
@@ -260,7 +275,9 @@ def test_a_body_that_is_not_one_message_is_refused(api, body, says):
 
 
 @pytest.mark.parametrize("encoding", ["br", "snappy", "x" * 500])
-def test_an_encoding_that_is_not_known_is_refused_with_those_that_are(api, encoding):
+def test_an_encoding_that_is_not_known_is_refused_with_those_that_are(
+    api, encoding
+):
     with raw(api.server.port) as client:
         client.call(1, b"", grpc_encoding=encoding)
         said, _ = client.answer(1)
@@ -277,11 +294,14 @@ def test_a_deadline_that_is_none_makes_no_call(api, timeout):
     with raw(api.server.port) as client:
         client.call(1, b"", grpc_timeout=timeout)
         said, _ = client.answer(1)
-        assert said.get("reset") == "1" if timeout else said["grpc-status"] == "0"
+        assert (
+            said.get("reset") == "1" if timeout else said["grpc-status"] == "0"
+        )
 
 
 @pytest.mark.parametrize(
-    "timeout", ["99999999H", "1H", "60M", "9S", "9000m", "9000000u", "90000000n"]
+    "timeout",
+    ["99999999H", "1H", "60M", "9S", "9000m", "9000000u", "90000000n"],
 )
 def test_a_deadline_may_have_any_unit(api, timeout):
     with raw(api.server.port) as client:
@@ -301,7 +321,9 @@ def test_a_refused_call_is_answered_before_its_message_has_come(api):
         client.call(1, None, INFER)
         said, _ = client.answer(1)
         assert said["grpc-status"] == "16"
-        client.send(framed(DATA, 0, 1, bytes(1000)) + framed(DATA, 1, 1, bytes(1000)))
+        client.send(
+            framed(DATA, 0, 1, bytes(1000)) + framed(DATA, 1, 1, bytes(1000))
+        )
         client.call(3)
         assert fine(client.answer(3))
 
@@ -311,16 +333,28 @@ def test_a_refused_call_is_answered_before_its_message_has_come(api):
 BLOCK = hpack.Encoder().encode(fields())
 OPEN = framed(HEADERS, 4, 1, BLOCK)
 BAD = {
-    "a frame too large": (framed(DATA, 0, 1, bytes((256 << 10) + 1)), FRAME_SIZE),
-    "a length that never comes": (b"\xff\xff\xff\x00\x00\x00\x00\x00\x01", FRAME_SIZE),
+    "a frame too large": (
+        framed(DATA, 0, 1, bytes((256 << 10) + 1)),
+        FRAME_SIZE,
+    ),
+    "a length that never comes": (
+        b"\xff\xff\xff\x00\x00\x00\x00\x00\x01",
+        FRAME_SIZE,
+    ),
     "data on no stream": (framed(DATA, 1, 0, b"x"), PROTOCOL),
-    "data on a stream that was never opened": (framed(DATA, 1, 9, b"x"), PROTOCOL),
+    "data on a stream that was never opened": (
+        framed(DATA, 1, 9, b"x"),
+        PROTOCOL,
+    ),
     "an even stream": (framed(HEADERS, 5, 2, BLOCK), PROTOCOL),
     "headers of no stream": (framed(HEADERS, 5, 0, BLOCK), PROTOCOL),
     "headers amid a stream": (OPEN + framed(HEADERS, 4, 1, b""), PROTOCOL),
     "too much padding": (OPEN + framed(DATA, 8, 1, b"\x05abc"), PROTOCOL),
     "padding alone": (OPEN + framed(DATA, 8, 1, b""), PROTOCOL),
-    "headers without their priority": (framed(HEADERS, 4 | 32, 1, b"abc"), FRAME_SIZE),
+    "headers without their priority": (
+        framed(HEADERS, 4 | 32, 1, b"abc"),
+        FRAME_SIZE,
+    ),
     "an interrupted header block": (
         framed(HEADERS, 0, 1, BLOCK) + framed(PING, 0, 0, bytes(8)),
         PROTOCOL,
@@ -335,26 +369,41 @@ BAD = {
         CALM,
     ),
     "a header flood": (
-        framed(HEADERS, 0, 1, b"") + framed(CONTINUATION, 0, 1, bytes(9000)) * 3,
+        framed(HEADERS, 0, 1, b"")
+        + framed(CONTINUATION, 0, 1, bytes(9000)) * 3,
         CALM,
     ),
     "headers too large": (framed(HEADERS, 4, 1, bytes(100_000)), CALM),
     "headers that unpack too large": (
-        framed(HEADERS, 4, 1, b"\x40\x01a\x7f\xa1\x1e" + b"b" * 4000 + b"\xbe" * 9),
+        framed(
+            HEADERS, 4, 1, b"\x40\x01a\x7f\xa1\x1e" + b"b" * 4000 + b"\xbe" * 9
+        ),
         COMPRESSION,
     ),
-    "an index of nothing": (framed(HEADERS, 4, 1, b"\xff\x80\x80\x01"), COMPRESSION),
+    "an index of nothing": (
+        framed(HEADERS, 4, 1, b"\xff\x80\x80\x01"),
+        COMPRESSION,
+    ),
     "headers cut short": (framed(HEADERS, 4, 1, b"\x00\x05ab"), COMPRESSION),
     "headers of no code": (
         framed(HEADERS, 4, 1, b"\x00\x84\xff\xff\xff\xff\x01a"),
         COMPRESSION,
     ),
-    "an endless number": (framed(HEADERS, 4, 1, b"\xff" + b"\xff" * 50), COMPRESSION),
-    "a table too large": (framed(HEADERS, 4, 1, b"\x3f\xff\xff\x03"), COMPRESSION),
+    "an endless number": (
+        framed(HEADERS, 4, 1, b"\xff" + b"\xff" * 50),
+        COMPRESSION,
+    ),
+    "a table too large": (
+        framed(HEADERS, 4, 1, b"\x3f\xff\xff\x03"),
+        COMPRESSION,
+    ),
     "a push": (framed(PUSH, 4, 1, bytes(4)), PROTOCOL),
     "settings on a stream": (framed(SETTINGS, 0, 1), FRAME_SIZE),
     "settings cut short": (framed(SETTINGS, 0, 0, bytes(5)), FRAME_SIZE),
-    "settings in an acknowledgement": (framed(SETTINGS, 1, 0, bytes(6)), FRAME_SIZE),
+    "settings in an acknowledgement": (
+        framed(SETTINGS, 1, 0, bytes(6)),
+        FRAME_SIZE,
+    ),
     "a window beyond bounds": (
         framed(SETTINGS, 0, 0, struct.pack(">HI", 4, 1 << 31)),
         FLOW_CONTROL,
@@ -390,7 +439,9 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_client_that_breaks_the_protocol_gets_an_error_and_is_disconnected(api, name):
+def test_a_client_that_breaks_the_protocol_gets_an_error_and_is_disconnected(
+    api, name
+):
     data, code = BAD[name]
     with raw(api.server.port) as client:
         threading.Thread(target=_send, args=(client, data)).start()
@@ -470,7 +521,8 @@ def test_messages_that_are_never_finished_hold_no_more_than_the_budget(
 
 
 @pytest.mark.parametrize(
-    "headers", [[], [(":method", "POST")], [*fields(), (":path", "/x")], fields()[:2]]
+    "headers",
+    [[], [(":method", "POST")], [*fields(), (":path", "/x")], fields()[:2]],
 )
 def test_headers_that_make_no_request_reset_the_stream(api, headers):
     with raw(api.server.port) as client:
@@ -488,13 +540,17 @@ def test_headers_that_make_no_request_reset_the_stream(api, headers):
         bytes(100),
     ],
 )
-def test_a_client_without_http2_is_disconnected_and_http1_gets_an_error(api, data):
+def test_a_client_without_http2_is_disconnected_and_http1_gets_an_error(
+    api, data
+):
     with raw(api.server.port, greet=False) as client:
         client.send(data)
         got = b""
         while more := client.socket.recv(1000):
             got += more
-        assert (b"HTTP/1.1 400" in got and b"speaks gRPC" in got) == data[:1].isalpha()
+        assert (b"HTTP/1.1 400" in got and b"speaks gRPC" in got) == data[
+            :1
+        ].isalpha()
 
 
 def test_a_client_that_greets_too_slowly_is_let_go(api, monkeypatch):
@@ -543,7 +599,8 @@ def test_a_client_that_only_sends_is_let_go(api):
             for _ in range(3000):
                 client.send(
                     b"".join(
-                        framed(HEADERS, 5, next(numbers), block) for _ in range(100)
+                        framed(HEADERS, 5, next(numbers), block)
+                        for _ in range(100)
                     )
                 )
 
@@ -552,7 +609,9 @@ def test_a_client_that_only_sends_is_let_go(api):
 
 
 def test_a_thousand_idle_connections_disturb_nobody(api, bystander):
-    idle = [Raw(api.server.port, greet=number % 2 == 0) for number in range(1000)]
+    idle = [
+        Raw(api.server.port, greet=number % 2 == 0) for number in range(1000)
+    ]
     assert bystander.call("ServerLive").live
     assert fine((idle[998].call(1), idle[998].answer(1))[1])
     for client in idle:
@@ -574,7 +633,9 @@ def test_a_drained_connection_serves_what_was_under_way_and_refuses_what_comes_l
         client.call(1, None)
         client.call(3)
         assert fine(client.answer(3))
-        stopping = asyncio.run_coroutine_threadsafe(api.server.stop(10), api.loop)
+        stopping = asyncio.run_coroutine_threadsafe(
+            api.server.stop(10), api.loop
+        )
         lasts = []
         for kind, flags, _, payload in client.frames():
             if kind == GOAWAY:
@@ -657,7 +718,9 @@ VALID = (
         HEADERS,
         4,
         3,
-        b"".join(literal(n.encode(), v.encode()) for n, v in fields(INFER, **KEY)),
+        b"".join(
+            literal(n.encode(), v.encode()) for n, v in fields(INFER, **KEY)
+        ),
     )
     + framed(DATA, 0, 3, prefixed(b"\x0a\x01m")[:4])
     + framed(WINDOW, 0, 3, struct.pack(">I", 100))
@@ -671,25 +734,30 @@ VALID = (
 @given(st.lists(st.integers(1, len(VALID) - 1), max_size=12))
 def test_pieces_make_no_difference(api, cuts):
     ends = [0, *sorted(cuts), len(VALID)]
-    assert conversation(api, [VALID[a:b] for a, b in pairwise(ends)]) == conversation(
-        api, [VALID]
-    )
+    assert conversation(
+        api, [VALID[a:b] for a, b in pairwise(ends)]
+    ) == conversation(api, [VALID])
 
 
 @settings(max_examples=400, deadline=None)
 @given(
     st.lists(
-        st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=6
+        st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)),
+        max_size=6,
     ),
     st.floats(0, 1),
     st.integers(1, 400),
 )
-def test_damaged_conversations_are_never_a_failure_of_ours(api, changes, kept, piece):
+def test_damaged_conversations_are_never_a_failure_of_ours(
+    api, changes, kept, piece
+):
     data = bytearray(VALID)
     for place, value in changes:
         data[int(place * len(data))] = value
     data = bytes(data[: round(kept * len(data))])
-    conversation(api, [data[at : at + piece] for at in range(0, len(data), piece)])
+    conversation(
+        api, [data[at : at + piece] for at in range(0, len(data), piece)]
+    )
     assert api.server.budget.held == 0
 
 
@@ -712,10 +780,15 @@ def test_random_frames_are_never_a_failure_of_ours(api, frames):
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.binary(max_size=60), max_size=8))
 def test_remembered_header_blocks_mean_what_the_decoder_says(blocks):
-    plain, reader = hpack.Decoder(max_header_list_size=16 << 10), HeaderReader(dict)
+    plain, reader = (
+        hpack.Decoder(max_header_list_size=16 << 10),
+        HeaderReader(dict),
+    )
     encoder = hpack.Encoder()
     known = [
-        encoder.encode([("a", str(n % 3)), (":path", "/x"), ("b", "c" * (n % 2))])
+        encoder.encode(
+            [("a", str(n % 3)), (":path", "/x"), ("b", "c" * (n % 2))]
+        )
         for n in range(6)
     ]
     for block in [*known, *known, *blocks, *known]:
@@ -750,9 +823,16 @@ def test_a_client_that_disconnects_amid_its_calls_leaves_no_state(api):
             client.call(1, slow.SerializeToString(), INFER, **KEY)
             client.call(3, None, f"/{SERVICE}/ModelStreamInfer", **KEY)
             client.send(
-                framed(DATA, 0, 3, prefixed(slow.SerializeToString())[: number + 1])
+                framed(
+                    DATA, 0, 3, prefixed(slow.SerializeToString())[: number + 1]
+                )
             )
     api.run(
-        until(lambda: api.server.budget.held == 0 and len(api.server._connections) <= 2)
+        until(
+            lambda: (
+                api.server.budget.held == 0
+                and len(api.server._connections) <= 2
+            )
+        )
     )
     assert stub(grpc.insecure_channel(api.address), f"/{SERVICE}/ServerLive")

@@ -27,7 +27,10 @@ app = App(
 )
 data = App(name="data", help="Data sets: add, list, show, remove.")
 app.command(data)
-job = App(name="job", help="One job, or a new one of any kind: job NUMBER, job submit.")
+job = App(
+    name="job",
+    help="One job, or a new one of any kind: job NUMBER, job submit.",
+)
 app.command(job)
 key = App(name="key", help="Access keys: add, list, remove.")
 app.command(key)
@@ -41,7 +44,10 @@ app.command(index)
 as_json = False
 
 Task = Annotated[
-    str, Parameter(help="a task, such as image-classification (see `modelmill tasks`)")
+    str,
+    Parameter(
+        help="a task, such as image-classification (see `modelmill tasks`)"
+    ),
 ]
 Wait = Annotated[
     bool, Parameter(negative="", help="wait until it is done, showing progress")
@@ -76,7 +82,9 @@ def _run(words: list[str]) -> None:
         _refuse(message, "invalid_input", " (see `modelmill --help`)", status=2)
 
 
-def _refuse(message: str, code: str, hint: str = "", status: int = 1) -> NoReturn:
+def _refuse(
+    message: str, code: str, hint: str = "", status: int = 1
+) -> NoReturn:
     """End with an error, which is a JSON document too with --json."""
     if as_json:
         print_json({"error": message, "code": code})
@@ -132,7 +140,9 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"'{path}' can't be read as text: {error}") from error
+        raise InvalidInput(
+            f"'{path}' can't be read as text: {error}"
+        ) from error
 
 
 def object_of(text: str) -> dict[str, Any]:
@@ -172,12 +182,17 @@ def fields_of(words: Iterable[str]) -> dict[str, Any]:
         parsed = _value(value)
         if last in target:
             before = target[last]
-            parsed = [*(before if isinstance(before, list) else [before]), parsed]
+            parsed = [
+                *(before if isinstance(before, list) else [before]),
+                parsed,
+            ]
         target[last] = parsed
     return fields
 
 
-def _nested(fields: dict[str, Any], path: list[str], text: str) -> dict[str, Any]:
+def _nested(
+    fields: dict[str, Any], path: list[str], text: str
+) -> dict[str, Any]:
     """The object at a path, which is made where it is missing; raises `InvalidInput` where
     something else is there.
     """

@@ -5,7 +5,15 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from modelmill.cli._app import Task, connect, data, on_event, pairs_of, screen, show
+from modelmill.cli._app import (
+    Task,
+    connect,
+    data,
+    on_event,
+    pairs_of,
+    screen,
+    show,
+)
 
 
 @data.command(name="add")
@@ -23,11 +31,15 @@ def data_add(
     ] = "",
     set: Annotated[
         list[str] | None,
-        Parameter(negative="", help="option of the format, such as text=COLUMN"),
+        Parameter(
+            negative="", help="option of the format, such as text=COLUMN"
+        ),
     ] = None,
     strict: Annotated[
         bool,
-        Parameter(negative="", help="refuse data in which the check finds anything"),
+        Parameter(
+            negative="", help="refuse data in which the check finds anything"
+        ),
     ] = False,
 ) -> None:
     """Add a data set: upload it, check it, and print the findings."""
@@ -52,7 +64,8 @@ def data_list() -> None:
     show(
         rows,
         lambda: screen().table(
-            rows, ("name", "task", "format", "state", "items", "classes", "splits")
+            rows,
+            ("name", "task", "format", "state", "items", "classes", "splits"),
         ),
     )
 

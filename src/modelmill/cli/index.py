@@ -40,10 +40,14 @@ def index_add(
         str | None, Parameter(help="of all of them, instead of the folder's")
     ] = None,
     metadata: Annotated[
-        str, Parameter(help="kept with each and given back, as JSON: '{\"shelf\": 3}'")
+        str,
+        Parameter(
+            help="kept with each and given back, as JSON: '{\"shelf\": 3}'"
+        ),
     ] = "",
     strict: Annotated[
-        bool, Parameter(negative="", help="end at the first file that can't be read")
+        bool,
+        Parameter(negative="", help="end at the first file that can't be read"),
     ] = False,
 ) -> None:
     """Add pictures or texts to an index; the model has to be deployed. Files that can't be read are
@@ -72,7 +76,11 @@ def index_add(
 def _nothing_added(
     paths: Sequence[Path], left_out: list[dict[str, str]]
 ) -> InvalidInput:
-    some = left_out[0] if left_out else {"file": str(paths[0]), "error": "is empty"}
+    some = (
+        left_out[0]
+        if left_out
+        else {"file": str(paths[0]), "error": "is empty"}
+    )
     return InvalidInput(
         f"nothing was added, {len(left_out)} left out: {some['file']}: {some['error']}"
     )
@@ -87,7 +95,9 @@ def index_search(
     text: Annotated[
         str | None, Parameter(help="what to search for, in the place of a file")
     ] = None,
-    k: Annotated[int, Parameter(name=["--k", "-k"], help="most items to find")] = 5,
+    k: Annotated[
+        int, Parameter(name=["--k", "-k"], help="most items to find")
+    ] = 5,
 ) -> None:
     """The items of an index that are most like a picture or a text."""
     if (text is None) == (not file):
@@ -109,7 +119,10 @@ def index_remove(
 ) -> None:
     """Remove items from an index, by number or by label."""
     count = connect().remove_from_index(name, id, label=label)
-    show({"removed": count}, lambda: print(f"removed {count} item{'s' * (count != 1)}"))
+    show(
+        {"removed": count},
+        lambda: print(f"removed {count} item{'s' * (count != 1)}"),
+    )
 
 
 @index.command(name="list")
@@ -137,9 +150,12 @@ def index_deploy(
     name: str,
     /,
     *,
-    as_: Annotated[str, Parameter(name="--as", help="model and deployment to make")],
+    as_: Annotated[
+        str, Parameter(name="--as", help="model and deployment to make")
+    ],
     k: Annotated[
-        int, Parameter(name=["--k", "-k"], help="neighbours that share the score")
+        int,
+        Parameter(name=["--k", "-k"], help="neighbours that share the score"),
     ] = 5,
     wait: Wait = False,
 ) -> None:

@@ -35,7 +35,8 @@ def train(
     task: Task,
     data: Annotated[str, Parameter(help="a data set")],
     recipe: Annotated[
-        str, Parameter(help="see `modelmill recipes TASK`; default: the task's own")
+        str,
+        Parameter(help="see `modelmill recipes TASK`; default: the task's own"),
     ] = "",
     base: Annotated[
         str,
@@ -53,7 +54,12 @@ def train(
     """Train a new version of a model, from scratch or from another version."""
     client = connect()
     job = client.train(
-        name, task=task, data=data, recipe=recipe, settings=pairs_of(set), base=base
+        name,
+        task=task,
+        data=data,
+        recipe=recipe,
+        settings=pairs_of(set),
+        base=base,
     )
     _submitted(client, job, wait)
 
@@ -77,7 +83,10 @@ def _submitted(client: "Client", job: Any, wait: bool) -> None:
     number = job["job"]
     if not wait:
         follow = f"modelmill logs {number} --follow"
-        show(job, lambda: print(f"job {number} is queued; follow it with `{follow}`"))
+        show(
+            job,
+            lambda: print(f"job {number} is queued; follow it with `{follow}`"),
+        )
         return
     ended = client.wait(number, on_event())
     show(ended, lambda: screen().job(ended))
@@ -107,7 +116,9 @@ def job_show(number: int, /) -> None:
 
 @job.command(name="submit")
 def job_submit(
-    kind: Annotated[str, Parameter(help="a kind of jobs (see `modelmill kinds`)")],
+    kind: Annotated[
+        str, Parameter(help="a kind of jobs (see `modelmill kinds`)")
+    ],
     /,
     *fields: Annotated[
         str,
@@ -117,7 +128,8 @@ def job_submit(
         ),
     ],
     file: Annotated[
-        Path | None, Parameter(help="what is sent with it, where the kind wants a file")
+        Path | None,
+        Parameter(help="what is sent with it, where the kind wants a file"),
     ] = None,
     wait: Wait = False,
 ) -> None:

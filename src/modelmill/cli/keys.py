@@ -15,9 +15,12 @@ def key_add(
     role: Annotated[
         str, Parameter(help="user: predict and look; admin: everything")
     ] = "user",
-    rate: Annotated[float, Parameter(help="requests a second; 0: no limit")] = 0,
+    rate: Annotated[
+        float, Parameter(help="requests a second; 0: no limit")
+    ] = 0,
     burst: Annotated[
-        int, Parameter(help="requests that may come at once; 0: a second's worth")
+        int,
+        Parameter(help="requests that may come at once; 0: a second's worth"),
     ] = 0,
 ) -> None:
     """Make an access key and print it, this once."""
@@ -30,7 +33,10 @@ def key_list() -> None:
     """All access keys, without the keys themselves."""
     rows = connect().keys()
     show(
-        rows, lambda: screen().table(rows, ("name", "role", "rate", "burst", "created"))
+        rows,
+        lambda: screen().table(
+            rows, ("name", "role", "rate", "burst", "created")
+        ),
     )
 
 

@@ -20,12 +20,16 @@ from modelmill.cli._app import (
 def import_(
     name: str,
     path: Annotated[
-        Path, Parameter(help="model.onnx, model.pt2, or a bundle as a folder or a zip")
+        Path,
+        Parameter(
+            help="model.onnx, model.pt2, or a bundle as a folder or a zip"
+        ),
     ],
     /,
     *,
     labels: Annotated[
-        Path | None, Parameter(help="text file with the name of a class on each line")
+        Path | None,
+        Parameter(help="text file with the name of a class on each line"),
     ] = None,
     trust: Annotated[
         bool,
@@ -36,7 +40,11 @@ def import_(
     ] = False,
 ) -> None:
     """Import a model as a new version of NAME."""
-    names = [line for line in read_text(labels).splitlines() if line] if labels else []
+    names = (
+        [line for line in read_text(labels).splitlines() if line]
+        if labels
+        else []
+    )
     client = connect()
     row = client.import_model(
         name, path, labels=names, trust=trust, on_event=on_event()
@@ -70,4 +78,6 @@ def alias(
 ) -> None:
     """Point an alias such as `champion` at a version."""
     row = connect().alias(reference, alias)
-    show(row, lambda: print(f"{row['name']}@{alias} is version {row['version']}"))
+    show(
+        row, lambda: print(f"{row['name']}@{alias} is version {row['version']}")
+    )

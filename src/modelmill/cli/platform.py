@@ -28,7 +28,8 @@ def up(
         int | None, Parameter(help="gateway processes that share the port (1)")
     ] = None,
     demo: Annotated[
-        bool, Parameter(negative="", help="train and deploy a digit model first")
+        bool,
+        Parameter(negative="", help="train and deploy a digit model first"),
     ] = False,
 ) -> None:
     """Start the platform; Ctrl-C drains and stops it."""
@@ -37,7 +38,11 @@ def up(
 
     folder = home.expanduser().absolute() if home else None
     settings = read_settings(
-        home=folder, host=host, port=port, grpc_port=grpc_port, gateways=gateways
+        home=folder,
+        host=host,
+        port=port,
+        grpc_port=grpc_port,
+        gateways=gateways,
     )
     if demo:
         from modelmill.demo import show
@@ -75,6 +80,8 @@ def recipes(task: str = "", /) -> None:
     client = connect()
     names = [task] if task else [row["name"] for row in client.tasks()]
     rows = [
-        {"task": name, **recipe} for name in names for recipe in client.recipes(name)
+        {"task": name, **recipe}
+        for name in names
+        for recipe in client.recipes(name)
     ]
     show(rows, lambda: screen().recipes(rows))

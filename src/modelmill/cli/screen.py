@@ -64,7 +64,9 @@ CLASSES = 12
 
 
 def table(
-    rows: Sequence[Mapping[str, Any]], columns: Sequence[str], none: str = "none yet"
+    rows: Sequence[Mapping[str, Any]],
+    columns: Sequence[str],
+    none: str = "none yet",
 ) -> None:
     """Rows under column heads; columns that are empty throughout are left out. `none` is what is
     said where there are no rows.
@@ -77,7 +79,9 @@ def table(
 
 def _sheet(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Table:
     shown = [
-        column for column in columns if any(_cell(row.get(column)) for row in rows)
+        column
+        for column in columns
+        if any(_cell(row.get(column)) for row in rows)
     ]
     sheet = Table(box=None, header_style="bold", pad_edge=False)
     for column in shown:
@@ -170,7 +174,9 @@ def _print_finding(finding: Mapping[str, Any]) -> None:
 def _figure(metrics: Mapping[str, Any]) -> str:
     """The first metric of an evaluation, which sums it up."""
     named = (
-        (name, value) for name, value in metrics.items() if isinstance(value, float)
+        (name, value)
+        for name, value in metrics.items()
+        if isinstance(value, float)
     )
     return next((f"{name} {value:.4f}" for name, value in named), "")
 
@@ -190,7 +196,11 @@ def job(row: Mapping[str, Any]) -> None:
 
 def _model_of_job(row: Mapping[str, Any]) -> str:
     """The model of a job, with the version that it made."""
-    return f"{row['model']}:{row['version']}" if row["version"] else str(row["model"])
+    return (
+        f"{row['model']}:{row['version']}"
+        if row["version"]
+        else str(row["model"])
+    )
 
 
 def jobs(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -255,7 +265,9 @@ def version(row: Mapping[str, Any], url: str) -> None:
 
 def _specs(specs: Sequence[Mapping[str, Any]]) -> list[str]:
     """Inputs or outputs of a model."""
-    return [f"{spec['name']} {spec['datatype']} {spec['shape']}" for spec in specs]
+    return [
+        f"{spec['name']} {spec['datatype']} {spec['shape']}" for spec in specs
+    ]
 
 
 def _origin(lineage: Mapping[str, Any]) -> dict[str, Any]:
@@ -328,7 +340,9 @@ def deployment(row: Mapping[str, Any], url: str) -> None:
             "beside it": _beside(row),
             "workers": _workers(row),
             "batches": row["batches"],
-            "Hugging Face": f"{url}/models/{row['name']}" if row["task"] else "",
+            "Hugging Face": f"{url}/models/{row['name']}"
+            if row["task"]
+            else "",
             "Open Inference": f"{url}/v2/models/{row['name']}/infer",
             "error": row["error"],
             "note": row["note"],
@@ -360,7 +374,9 @@ def index(row: Mapping[str, Any]) -> None:
             "model": f"{row['model']}:{row['version']}",
             "dimensions": row["dimensions"],
             "items": str(row["items"]),
-            f"{len(labels)} labels": _counts(dict(list(labels.items())[:CLASSES])),
+            f"{len(labels)} labels": _counts(
+                dict(list(labels.items())[:CLASSES])
+            ),
         },
     )
 
@@ -369,9 +385,13 @@ FEW = 10
 """Files that are named; the others are counted."""
 
 
-def items_added(ids: Sequence[int], left_out: Sequence[Mapping[str, str]]) -> None:
+def items_added(
+    ids: Sequence[int], left_out: Sequence[Mapping[str, str]]
+) -> None:
     """How many items an index got, and which files it did not."""
-    numbers = f"numbers {ids[0]} to {ids[-1]}" if len(ids) > 1 else f"number {ids[0]}"
+    numbers = (
+        f"numbers {ids[0]} to {ids[-1]}" if len(ids) > 1 else f"number {ids[0]}"
+    )
     _console.print(f"added {len(ids)} item{'s' * (len(ids) > 1)}, {numbers}")
     if left_out:
         _print_left_out(left_out)
@@ -413,7 +433,9 @@ def predictions(
     """
     for row in rows:
         if row["output"] == []:
-            _console.print(escape(f"{row['input'][:60]}: {_nothing_found(threshold)}"))
+            _console.print(
+                escape(f"{row['input'][:60]}: {_nothing_found(threshold)}")
+            )
     answered = [row for row in rows if row["output"] != []]
     if answered:
         _print_answers(answered, shown)
@@ -428,7 +450,9 @@ def _print_answers(rows: Answers, shown: str) -> None:
 
 def _rows_of(kind: Callable[[str, Any], Rows], answers: Answers) -> Rows:
     """The rows of all answers, each made of an input's name and its output."""
-    return [row for one in answers for row in kind(one["input"][:60], one["output"])]
+    return [
+        row for one in answers for row in kind(one["input"][:60], one["output"])
+    ]
 
 
 def _box_table(rows: Answers) -> Form | None:
@@ -466,7 +490,8 @@ def _vector_table(rows: Answers) -> Form | None:
     if not all(_is_list_of(float, row["output"]) for row in rows):
         return None
     vectors = [
-        {"input": row["input"][:60], "vector": _vector(row["output"])} for row in rows
+        {"input": row["input"][:60], "vector": _vector(row["output"])}
+        for row in rows
     ]
     return vectors, VECTOR
 
@@ -474,7 +499,10 @@ def _vector_table(rows: Answers) -> Form | None:
 def _json_table(rows: Answers) -> Form:
     """Answers as they are."""
     answers = [
-        {"input": row["input"][:60], "answer": json.dumps(row["output"])[:MOST_JSON]}
+        {
+            "input": row["input"][:60],
+            "answer": json.dumps(row["output"])[:MOST_JSON],
+        }
         for row in rows
     ]
     return answers, ANSWER
@@ -496,7 +524,9 @@ MOST_JSON = 1000
 
 
 def _is_list_of(kind: type, output: Any) -> bool:
-    return isinstance(output, list) and all(isinstance(one, kind) for one in output)
+    return isinstance(output, list) and all(
+        isinstance(one, kind) for one in output
+    )
 
 
 def _best(output: Any) -> Any:
@@ -513,7 +543,9 @@ def _picture_rows(name: str, output: Sequence[str]) -> Rows:
 
 
 def _is_picture(output: Any) -> bool:
-    return isinstance(output, dict) and bool(output.keys() & {"image", "file", "files"})
+    return isinstance(output, dict) and bool(
+        output.keys() & {"image", "file", "files"}
+    )
 
 
 def _is_transcription(output: Any) -> bool:
@@ -569,7 +601,9 @@ def _text_rows(name: str, output: Any) -> Rows:
     return [
         {
             "input": name,
-            "answer": next(entry[field] for field in TEXT_FIELDS if field in entry),
+            "answer": next(
+                entry[field] for field in TEXT_FIELDS if field in entry
+            ),
             "score": f"{entry['score']:.3f}" if "score" in entry else "",
         }
         for entry in _flat(output)
@@ -601,7 +635,9 @@ def _spoken_rows(name: str, output: Mapping[str, Any]) -> Rows:
 def _vector(values: Sequence[float]) -> str:
     first = ", ".join(f"{value:.3f}" for value in values[:4])
     return (
-        f"[{first}, ...] ({len(values)} numbers)" if len(values) > 4 else f"[{first}]"
+        f"[{first}, ...] ({len(values)} numbers)"
+        if len(values) > 4
+        else f"[{first}]"
     )
 
 
@@ -616,7 +652,7 @@ def recipes(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def kinds(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Kinds of jobs, each with what may be asked of it."""
+    """Kinds of jobs, each with its request."""
     for row in rows:
         file = f" Wants --file: {row['file']}." if row["file"] else ""
         _console.print(
@@ -680,7 +716,9 @@ class Progress:
             self._bars.start()
             self._tasks["now"] = self._bars.add_task(text, total=total or None)
         task = self._tasks["now"]
-        self._bars.update(task, description=text, completed=done, total=total or None)
+        self._bars.update(
+            task, description=text, completed=done, total=total or None
+        )
         if total and done >= total:
             self._close()
 

@@ -34,7 +34,10 @@ def deploy(
     /,
     *,
     as_: Annotated[
-        str, Parameter(name="--as", help="name to serve it under; default: the model's")
+        str,
+        Parameter(
+            name="--as", help="name to serve it under; default: the model's"
+        ),
     ] = "",
     replicas: Annotated[int | None, Parameter(help="workers, fixed")] = None,
     min_replicas: Annotated[
@@ -44,22 +47,28 @@ def deploy(
         int | None, Parameter(help="most workers, by the queue's delay")
     ] = None,
     idle_seconds: Annotated[
-        float | None, Parameter(help="without a call, before the last worker goes")
+        float | None,
+        Parameter(help="without a call, before the last worker goes"),
     ] = None,
     target_delay: Annotated[
-        float | None, Parameter(help="ms in the queue that call for one more worker")
+        float | None,
+        Parameter(help="ms in the queue that call for one more worker"),
     ] = None,
     threads: Annotated[
-        int | None, Parameter(help="of the engine in each worker; 0: share the cores")
+        int | None,
+        Parameter(help="of the engine in each worker; 0: share the cores"),
     ] = None,
     engine: Annotated[
-        str | None, Parameter(help="such as onnx or openvino; default: the bundle's")
+        str | None,
+        Parameter(help="such as onnx or openvino; default: the bundle's"),
     ] = None,
     precision: Annotated[
-        str | None, Parameter(help="such as bf16 or int8, where the engine offers it")
+        str | None,
+        Parameter(help="such as bf16 or int8, where the engine offers it"),
     ] = None,
     max_wait: Annotated[
-        float | None, Parameter(help="ms that a call may wait for a fuller batch")
+        float | None,
+        Parameter(help="ms that a call may wait for a fuller batch"),
     ] = None,
     batch: Annotated[
         int | None,
@@ -72,7 +81,8 @@ def deploy(
         Parameter(help="serve beside the main version: percent of requests"),
     ] = None,
     shadow: Annotated[
-        bool, Parameter(negative="", help="serve beside it: copies, answers dropped")
+        bool,
+        Parameter(negative="", help="serve beside it: copies, answers dropped"),
     ] = False,
     wait: Wait = False,
 ) -> None:
@@ -98,7 +108,9 @@ def deploy(
         for name, value in options.items()
         if value is not None and value is not False
     }
-    row = client.deploy(model, name=as_, replicas=replicas, wait=wait, **set_options)
+    row = client.deploy(
+        model, name=as_, replicas=replicas, wait=wait, **set_options
+    )
     show(row, lambda: screen().deployment(row, client.url))
 
 
@@ -141,7 +153,10 @@ def _show_deployment(row: Any) -> None:
 def undeploy(deployment: str, /) -> None:
     """Stop serving."""
     connect().undeploy(deployment)
-    show({"undeployed": deployment}, lambda: print(f"{deployment} is no longer served"))
+    show(
+        {"undeployed": deployment},
+        lambda: print(f"{deployment} is no longer served"),
+    )
 
 
 @app.command
@@ -175,7 +190,9 @@ def predict(
         if not inputs:
             fail(NOTHING)
         for text in inputs:
-            _print_stream(client.stream(deployment, text, parameters=parameters))
+            _print_stream(
+                client.stream(deployment, text, parameters=parameters)
+            )
         return
     rows = client.predict(deployment, *inputs, parameters=parameters)
     if not rows:
@@ -204,10 +221,12 @@ def chat(
     /,
     *,
     system: Annotated[
-        str, Parameter(help="the system message at the start of the conversation")
+        str,
+        Parameter(help="the system message at the start of the conversation"),
     ] = "",
     set: Annotated[
-        list[str] | None, Parameter(negative="", help="a parameter, as temperature=0.7")
+        list[str] | None,
+        Parameter(negative="", help="a parameter, as temperature=0.7"),
     ] = None,
 ) -> None:
     """Chat with a model that generates text; an empty line, or the end of the input, ends it."""
@@ -215,7 +234,9 @@ def chat(
     messages = [{"role": "system", "content": system}] if system else []
     while text := _read_line():
         messages.append({"role": "user", "content": text})
-        answer = _print_stream(client.chat(deployment, messages, parameters=parameters))
+        answer = _print_stream(
+            client.chat(deployment, messages, parameters=parameters)
+        )
         messages.append({"role": "assistant", "content": answer})
 
 
@@ -241,7 +262,9 @@ def _parameters(pairs: list[str] | None) -> dict[str, Any]:
     """Parameters of a task: `@FILE` is the file in base64, valid JSON is parsed, anything else is a
     text.
     """
-    return {name: _parameter(name, text) for name, text in pairs_of(pairs).items()}
+    return {
+        name: _parameter(name, text) for name, text in pairs_of(pairs).items()
+    }
 
 
 def _parameter(name: str, text: str) -> Any:
@@ -252,7 +275,9 @@ def _parameter(name: str, text: str) -> Any:
         try:
             return b64encode(Path(text[1:]).read_bytes()).decode()
         except OSError as error:
-            fail(f"--set {name}={text}: the file can't be read: {error.strerror}")
+            fail(
+                f"--set {name}={text}: the file can't be read: {error.strerror}"
+            )
     try:
         return json.loads(text)
     except ValueError:
@@ -296,7 +321,9 @@ def _save_picture(row: dict[str, Any], folder: Path, prefix: str) -> None:
         file = _draw_boxes(Path(row["input"]), output, folder, stem)
         for box in output:
             box["file"] = file
-    elif isinstance(output, list) and all(isinstance(data, str) for data in output):
+    elif isinstance(output, list) and all(
+        isinstance(data, str) for data in output
+    ):
         row["output"] = _write_pictures(output, folder, stem, prefix)
     else:
         fail(
@@ -338,7 +365,9 @@ def _as_file_name(label: str) -> str:
     return "".join(letter if letter.isalnum() else "_" for letter in label)[:60]
 
 
-def _draw_boxes(picture: Path, boxes: list[Any], folder: Path, stem: str) -> str:
+def _draw_boxes(
+    picture: Path, boxes: list[Any], folder: Path, stem: str
+) -> str:
     """Write the picture with its boxes drawn; corners are those of the upright picture."""
     from io import BytesIO
 
@@ -366,7 +395,9 @@ def _upright(picture: Path) -> "Image":
 def _draw_box(pen: "ImageDraw", box: Any) -> None:
     left, top, right, bottom = box["box"].values()
     pen.rectangle((left, top, right - 1, bottom - 1), outline="red", width=2)
-    pen.text((left + 3, top + 2), f"{box['label']} {box['score']:.2f}", fill="red")
+    pen.text(
+        (left + 3, top + 2), f"{box['label']} {box['score']:.2f}", fill="red"
+    )
 
 
 def _write_picture(picture: str, folder: Path, stem: str) -> str:

@@ -66,7 +66,9 @@ class Client(Indexes, Texts):
         parameters["option"] = [
             f"{key}={value}" for key, value in (options or {}).items()
         ]
-        added = self._upload("/api/v1/datasets", Path(path).expanduser(), parameters)
+        added = self._upload(
+            "/api/v1/datasets", Path(path).expanduser(), parameters
+        )
         if added["job"] is not None:
             raise_unless_done(self.wait(added["job"], on_event))
         return self.dataset(name)
@@ -151,7 +153,7 @@ class Client(Indexes, Texts):
         return self._ended(cast(Job, job), wait, on_event)
 
     def kinds(self) -> list[Json]:
-        """The kinds of jobs, with what may be asked of each as a JSON schema."""
+        """The kinds of jobs, each with its request as a JSON schema."""
         return cast(list[Json], self._get("/api/v1/kinds"))
 
     def jobs(self) -> list[Job]:
@@ -194,7 +196,9 @@ class Client(Indexes, Texts):
         parameters: Json = {"name": name, "label": list(labels)}
         if trust:
             parameters["trust"] = True
-        job = self._send_file("/api/v1/models", Path(path).expanduser(), parameters)
+        job = self._send_file(
+            "/api/v1/models", Path(path).expanduser(), parameters
+        )
         done = raise_unless_done(self.wait(job["job"], on_event))
         return self.model(f"{name}:{done['version']}")
 
@@ -211,7 +215,9 @@ class Client(Indexes, Texts):
         return cast(
             Version,
             self._call(
-                "PUT", "/api/v1/aliases", json={"model": reference, "alias": alias}
+                "PUT",
+                "/api/v1/aliases",
+                json={"model": reference, "alias": alias},
             ),
         )
 
@@ -234,7 +240,9 @@ class Client(Indexes, Texts):
         `max_error_rate` or `max_slowdown`.
         """
         body = {"model": model, "name": name, "replicas": replicas, **options}
-        row = cast(Deployment, self._call("POST", "/api/v1/deployments", json=body))
+        row = cast(
+            Deployment, self._call("POST", "/api/v1/deployments", json=body)
+        )
         return self._wait_until_routed(row) if wait else row
 
     def _wait_until_routed(self, row: Deployment) -> Deployment:
@@ -252,7 +260,9 @@ class Client(Indexes, Texts):
 
     def deployment(self, name: str) -> Deployment:
         """One deployment."""
-        return cast(Deployment, self._get(f"/api/v1/deployments/{quoted(name)}"))
+        return cast(
+            Deployment, self._get(f"/api/v1/deployments/{quoted(name)}")
+        )
 
     def promote(self, name: str, version: int | None = None) -> Deployment:
         """Make the canary (or shadow) of a deployment its main version."""
@@ -270,7 +280,9 @@ class Client(Indexes, Texts):
         """End the workers of a deployment; it keeps its name."""
         return self._operate(name, "unload")
 
-    def _operate(self, name: str, verb: str, version: int | None = None) -> Deployment:
+    def _operate(
+        self, name: str, verb: str, version: int | None = None
+    ) -> Deployment:
         parameters = {} if version is None else {"version": version}
         path = f"/api/v1/deployments/{quoted(name)}/{verb}"
         return cast(Deployment, self._call("POST", path, params=parameters))
@@ -288,7 +300,9 @@ class Client(Indexes, Texts):
         """
         body = {"name": deployment, "k": k}
         path = f"/api/v1/indexes/{quoted(name)}/classifier"
-        done = raise_unless_done(self.wait(self._call("POST", path, json=body)["job"]))
+        done = raise_unless_done(
+            self.wait(self._call("POST", path, json=body)["job"])
+        )
         return self.deploy(f"{deployment}:{done['version']}", wait=wait)
 
     def served(self, deployment: str) -> Json:
@@ -316,7 +330,9 @@ class Client(Indexes, Texts):
             inputs = ("",)
         if len(inputs) == 1:
             return [self._prediction(path, kind, inputs[0], given)]
-        return [self._named_prediction(path, kind, value, given) for value in inputs]
+        return [
+            self._named_prediction(path, kind, value, given) for value in inputs
+        ]
 
     # ---- keys
 
@@ -349,7 +365,9 @@ class Client(Indexes, Texts):
 
     def recipes(self, task: str) -> list[Json]:
         """The recipes of a task with the defaults of their settings."""
-        return cast(list[Json], self._get("/api/v1/recipes", params={"task": task}))
+        return cast(
+            list[Json], self._get("/api/v1/recipes", params={"task": task})
+        )
 
     # ---- private
 
@@ -361,7 +379,9 @@ class Client(Indexes, Texts):
             return False
         if not all(variant["ready_replicas"] for variant in row["variants"]):
             return False
-        path = f"/v2/models/{quoted(row['name'])}/versions/{row['version']}/ready"
+        path = (
+            f"/v2/models/{quoted(row['name'])}/versions/{row['version']}/ready"
+        )
         return self._http.get(path).is_success
 
     def _wait_for_key(self, key: str) -> None:
@@ -411,7 +431,9 @@ class Client(Indexes, Texts):
             text = value.decode() if isinstance(value, bytes) else str(value)
             return self._predict_json(path, text, parameters)
         if kind.is_text:
-            text = value.decode() if isinstance(value, bytes) else text_of(value)
+            text = (
+                value.decode() if isinstance(value, bytes) else text_of(value)
+            )
             # A list with one text is answered by a list with one answer, whatever the task.
             return self._predict_json(path, [text], parameters)[0]
         data = value if isinstance(value, bytes) else read_file(Path(value))

@@ -45,7 +45,11 @@ CODES = {
 def home_of(home: str | os.PathLike[str] | None = None) -> Path:
     """The given home, `MODELMILL_HOME`, or `~/.modelmill`."""
     return (
-        Path(home or os.environ.get("MODELMILL_HOME") or Path.home() / ".modelmill")
+        Path(
+            home
+            or os.environ.get("MODELMILL_HOME")
+            or Path.home() / ".modelmill"
+        )
         .expanduser()
         .absolute()
     )
@@ -70,7 +74,9 @@ class Connection:
         self.key = _key_of(key, self.url, folder)
         headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
         self._http = httpx2.Client(
-            base_url=self.url, headers=headers, timeout=httpx2.Timeout(120, connect=5)
+            base_url=self.url,
+            headers=headers,
+            timeout=httpx2.Timeout(120, connect=5),
         )
 
     def __enter__(self) -> Self:
@@ -101,7 +107,9 @@ class Connection:
         return self._ended(self._call("POST", path, json=body), wait, on_event)
 
     def _ended(self, job: Job, wait: bool, on_event: OnEvent | None) -> Job:
-        return raise_unless_done(self.wait(job["job"], on_event)) if wait else job
+        return (
+            raise_unless_done(self.wait(job["job"], on_event)) if wait else job
+        )
 
     def _follow(self, number: int, part: str, *, follow: bool) -> Iterator[str]:
         path = f"/api/v1/jobs/{number}/{part}"
@@ -137,7 +145,10 @@ class Connection:
             pack(data, cast(Any, file))
             size = file.tell()
             file.seek(0)
-            headers = {"Content-Type": "application/zip", "Content-Length": str(size)}
+            headers = {
+                "Content-Type": "application/zip",
+                "Content-Length": str(size),
+            }
             chunks = iter(lambda: file.read(1 << 20), b"")
             answer = self._call(
                 "POST", path, params=parameters, content=chunks, headers=headers
@@ -151,7 +162,11 @@ class Connection:
         with self._network_errors():
             response = self._http.request(method, path, **options)
         if response.is_success:
-            return msgspec.json.decode(response.content) if response.content else None
+            return (
+                msgspec.json.decode(response.content)
+                if response.content
+                else None
+            )
         raise self._failure(response)
 
     @contextmanager
@@ -178,7 +193,9 @@ class Connection:
     def _failure(self, response: "httpx2.Response") -> MillError:
         message, code = _error_in(response)
         failure = from_code(
-            code if code in BY_CODE else CODES.get(response.status_code, "internal"),
+            code
+            if code in BY_CODE
+            else CODES.get(response.status_code, "internal"),
             message,
         )
         if isinstance(failure, Unauthenticated) and not self.key:
@@ -253,12 +270,18 @@ def read_file(path: Path) -> bytes:
     except FileNotFoundError as error:
         raise NotFound(f"there is no file '{path}'") from error
     except OSError as error:
-        raise InvalidInput(f"'{path}' can't be read: {error.strerror}") from error
+        raise InvalidInput(
+            f"'{path}' can't be read: {error.strerror}"
+        ) from error
 
 
 def text_of(value: str | os.PathLike[str]) -> str:
     """The content of the file of this name, or the text itself."""
     try:
-        return Path(value).read_text("utf-8") if Path(value).is_file() else str(value)
+        return (
+            Path(value).read_text("utf-8")
+            if Path(value).is_file()
+            else str(value)
+        )
     except (OSError, ValueError):  # too long, or otherwise not a file name
         return str(value)

@@ -36,7 +36,9 @@ class Indexes(Connection):
         """
         return cast(
             Index,
-            self._call("POST", "/api/v1/indexes", json={"name": name, "model": model}),
+            self._call(
+                "POST", "/api/v1/indexes", json={"name": name, "model": model}
+            ),
         )
 
     def indexes(self) -> list[Index]:
@@ -79,7 +81,9 @@ class Indexes(Connection):
             if not batch.has_room(len(data)):
                 ids += self._add_items(name, batch, left_out, len(ids))
                 batch = _Batch()
-            batch.add(title, data, folder_label if label is None else label, metadata)
+            batch.add(
+                title, data, folder_label if label is None else label, metadata
+            )
         if batch.items:
             ids += self._add_items(name, batch, left_out, len(ids))
         return ids
@@ -101,7 +105,12 @@ class Indexes(Connection):
         return cast(list[Hit], self._send_bytes(path, data, {"k": k}))
 
     def index_items(
-        self, name: str, *, label: str | None = None, offset: int = 0, limit: int = 100
+        self,
+        name: str,
+        *,
+        label: str | None = None,
+        offset: int = 0,
+        limit: int = 100,
     ) -> list[Json]:
         """Items in the order in which they came: `id`, `label` and `metadata`."""
         parameters: Json = {
@@ -111,7 +120,9 @@ class Indexes(Connection):
         }
         return cast(
             list[Json],
-            self._get(f"/api/v1/indexes/{quoted(name)}/items", params=parameters),
+            self._get(
+                f"/api/v1/indexes/{quoted(name)}/items", params=parameters
+            ),
         )
 
     def remove_from_index(
@@ -125,7 +136,9 @@ class Indexes(Connection):
         path = f"/api/v1/indexes/{quoted(name)}/items"
         if label is None:
             return int(self._call("DELETE", f"{path}/{id}")["removed"])
-        return int(self._call("DELETE", path, params={"label": label})["removed"])
+        return int(
+            self._call("DELETE", path, params={"label": label})["removed"]
+        )
 
     def delete_index(self, name: str) -> None:
         """Remove an index with all its items."""
@@ -169,7 +182,11 @@ class _Batch:
         return len(self.items) < ITEMS and self._size + size <= ITEMS_BYTES
 
     def add(
-        self, name: str, data: bytes, label: str, metadata: Mapping[str, Any] | None
+        self,
+        name: str,
+        data: bytes,
+        label: str,
+        metadata: Mapping[str, Any] | None,
     ) -> None:
         """Let a file join."""
         item = {
@@ -204,7 +221,9 @@ FileToAdd = tuple[str, Callable[[], bytes], str]
 """The name of a file to add, a function that reads its bytes, and its folder's label."""
 
 
-def _inputs(inputs: Sequence[str | bytes | os.PathLike[str]]) -> Iterator[FileToAdd]:
+def _inputs(
+    inputs: Sequence[str | bytes | os.PathLike[str]],
+) -> Iterator[FileToAdd]:
     for value in inputs:
         if isinstance(value, bytes):
             yield "", partial(bytes, value), ""
@@ -227,7 +246,11 @@ def _labelled(
     path: Path, files: Mapping[str, Any], read: Callable[[Any], bytes]
 ) -> Iterator[FileToAdd]:
     """The files of a folder or a zip with their folders as labels, without folders of splits."""
-    names = [name for name in sorted(files) if not is_junk(name) and not is_note(name)]
+    names = [
+        name
+        for name in sorted(files)
+        if not is_junk(name) and not is_note(name)
+    ]
     if not names:
         raise InvalidInput(f"'{path}' holds no files")
     in_splits = all(split_of(top_folder(name)) for name in names)
@@ -238,22 +261,30 @@ def _labelled(
 
 def _zip_files(path: Path) -> Iterator[FileToAdd]:
     with _opened(path) as archive:
-        members = {name: name for name in archive.namelist() if not name.endswith("/")}
-        yield from _labelled(path, view(members), partial(_read_member, archive))
+        members = {
+            name: name for name in archive.namelist() if not name.endswith("/")
+        }
+        yield from _labelled(
+            path, view(members), partial(_read_member, archive)
+        )
 
 
 def _opened(path: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError) as error:
-        raise InvalidInput(f"'{path}' is no zip that can be read: {error}") from error
+        raise InvalidInput(
+            f"'{path}' is no zip that can be read: {error}"
+        ) from error
 
 
 def _read_member(archive: zipfile.ZipFile, name: str) -> bytes:
     """A file of a zip; raises `InvalidInput` for a damaged or huge one."""
     try:
         if archive.getinfo(name).file_size > ITEMS_BYTES:
-            raise InvalidInput(f"{name[:200]} is larger than {ITEMS_BYTES >> 20} MiB")
+            raise InvalidInput(
+                f"{name[:200]} is larger than {ITEMS_BYTES >> 20} MiB"
+            )
         return archive.read(name)
     except (
         zipfile.BadZipFile,

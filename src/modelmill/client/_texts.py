@@ -78,7 +78,9 @@ def _check_stream(path: str, answer: "httpx2.Response") -> None:
     """Raises `MillError` for an answer that is no stream."""
     kind = answer.headers.get("content-type", "")
     if not kind.startswith("text/event-stream"):
-        raise MillError(f"{path} returned no stream: the model does not generate text")
+        raise MillError(
+            f"{path} returned no stream: the model does not generate text"
+        )
 
 
 def _events_in(lines: Iterable[str]) -> Iterator[Json]:

@@ -38,7 +38,9 @@ def main() -> int:
         os.write(pipe, json.dumps(message).encode() + b"\n")
 
     module, _, function = entry.partition(":")
-    return int(getattr(importlib.import_module(module), function)(spec, report) or 0)
+    return int(
+        getattr(importlib.import_module(module), function)(spec, report) or 0
+    )
 
 
 def die_with_parent(parent: int) -> None:
@@ -46,7 +48,9 @@ def die_with_parent(parent: int) -> None:
     PR_SET_PDEATHSIG).
     """
     if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        ctypes.CDLL(None, use_errno=True).prctl(
+            PR_SET_PDEATHSIG, signal.SIGKILL
+        )
     if os.getppid() != parent:  # it ended before we asked
         os._exit(1)
 

@@ -30,7 +30,9 @@ PACKET = 1 << 16
 class LocalHandle:
     """A child process and the pipe on which it reports."""
 
-    def __init__(self, process: "subprocess.Popen[bytes] | Forked", pipe: int) -> None:
+    def __init__(
+        self, process: "subprocess.Popen[bytes] | Forked", pipe: int
+    ) -> None:
         self._process = process
         self._pipe = pipe
         self._rest = b""
@@ -140,7 +142,9 @@ class Nursery:
         until = time.monotonic() + FORK_SECONDS
         self._awaited = number
         request = {**fields, "number": number, "until": until}
-        socket.send_fds(self._link, [json.dumps(request).encode()], [descriptor])
+        socket.send_fds(
+            self._link, [json.dumps(request).encode()], [descriptor]
+        )
         self._unanswered.add(number)
         self._wait_for(number, until)
         if (pid := self._answers.pop(number, None)) is None:
@@ -247,12 +251,16 @@ def start(
 ) -> LocalHandle:
     """Start `module:function` in a child; raises `OSError` when the system has no room for it."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    wanted = Wanted(entry, msgspec.json.encode(spec), title, log, dict(env or {}))
+    wanted = Wanted(
+        entry, msgspec.json.encode(spec), title, log, dict(env or {})
+    )
     reading, writing = os.pipe()
     os.set_blocking(reading, False)
     try:
         process = None if fds else _forked(wanted, writing)
-        return LocalHandle(process or _started(wanted, (writing, *fds)), reading)
+        return LocalHandle(
+            process or _started(wanted, (writing, *fds)), reading
+        )
     except BaseException:
         os.close(reading)
         raise

@@ -28,7 +28,9 @@ class LogLimits(NamedTuple):
 def keep(path: Path, limits: LogLimits, *descriptors: int) -> None:
     """Keep the log that these descriptors write within its limits, in a thread of its own."""
     keeper = Keeper(path, limits, descriptors or (STDOUT, STDERR))
-    threading.Thread(target=_watch, args=(keeper,), name="log", daemon=True).start()
+    threading.Thread(
+        target=_watch, args=(keeper,), name="log", daemon=True
+    ).start()
 
 
 def read(path: Path, offset: int, most: int) -> tuple[bytes, int]:

@@ -74,14 +74,18 @@ def _fork_on_request(link: socket.socket, inherited: tuple[int, int]) -> None:
             return
 
 
-def _serve(link: socket.socket, inherited: tuple[int, int], children: set[int]) -> bool:
+def _serve(
+    link: socket.socket, inherited: tuple[int, int], children: set[int]
+) -> bool:
     """Fork or end one child; False when the parent has gone."""
     data, descriptors, _, _ = socket.recv_fds(link, PACKET, 1)
     if not data:
         return False
     request = json.loads(data)
     if "end" in request:
-        if request["end"] in children:  # not yet reaped: the number is still its own
+        if (
+            request["end"] in children
+        ):  # not yet reaped: the number is still its own
             os.kill(request["end"], signal.SIGKILL)
         return True
     pid = 0

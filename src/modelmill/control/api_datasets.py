@@ -13,7 +13,9 @@ router = APIRouter(prefix=PREFIX, tags=["data sets"])
 OPTIONS = Query(description="NAME=VALUE for the format")
 
 
-@router.post("/datasets", status_code=202, openapi_extra=body_of("application/zip"))
+@router.post(
+    "/datasets", status_code=202, openapi_extra=body_of("application/zip")
+)
 async def add(
     request: Request,
     control: ControlOf,
@@ -37,13 +39,17 @@ async def add(
 
 
 @router.get("/datasets")
-def all_sets(control: ControlOf, project: ProjectId) -> list[schemas.DatasetView]:
+def all_sets(
+    control: ControlOf, project: ProjectId
+) -> list[schemas.DatasetView]:
     """All data sets."""
     return [views.dataset_view(row) for row in control.datasets.all(project)]
 
 
 @router.get("/datasets/{name}")
-def one(name: str, control: ControlOf, project: ProjectId) -> schemas.DatasetView:
+def one(
+    name: str, control: ControlOf, project: ProjectId
+) -> schemas.DatasetView:
     """One data set with what the check found."""
     return views.dataset_view(control.datasets.get(project, name))
 

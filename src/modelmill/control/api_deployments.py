@@ -13,7 +13,11 @@ from modelmill.types import check_name
 router = APIRouter(prefix=PREFIX, tags=["deployments"])
 Version = Annotated[
     int | None,
-    Query(ge=1, le=1 << 53, description="where several are served beside the main one"),
+    Query(
+        ge=1,
+        le=1 << 53,
+        description="where several are served beside the main one",
+    ),
 ]
 BESIDE = {"canary", "shadow", "max_error_rate", "max_slowdown"}
 
@@ -29,7 +33,9 @@ def deploy(
         check_name("deployment", body.name)
     if body.canary is not None or body.shadow:
         return _view(control, project, _beside(control, project, body))
-    options = body.model_dump(exclude={"model", "name", *BESIDE}, exclude_none=True)
+    options = body.model_dump(
+        exclude={"model", "name", *BESIDE}, exclude_none=True
+    )
     row = control.deployments.deploy(project, body.model, body.name, **options)
     return _view(control, project, row)
 
@@ -48,7 +54,9 @@ def all_deployments(
 
 
 @router.get("/deployments/{name}")
-def one(name: str, control: ControlOf, project: ProjectId) -> schemas.DeploymentView:
+def one(
+    name: str, control: ControlOf, project: ProjectId
+) -> schemas.DeploymentView:
     """One deployment."""
     return _view(control, project, control.deployments.get(project, name))
 
@@ -64,7 +72,9 @@ def promote(
     name: str, control: ControlOf, project: ProjectId, version: Version = None
 ) -> schemas.DeploymentView:
     """Make the canary (or shadow) the main version, with the workers it has."""
-    return _view(control, project, control.deployments.promote(project, name, version))
+    return _view(
+        control, project, control.deployments.promote(project, name, version)
+    )
 
 
 @router.post("/deployments/{name}/rollback")
@@ -77,23 +87,35 @@ def rollback(
 
 
 @router.post("/deployments/{name}/load")
-def load(name: str, control: ControlOf, project: ProjectId) -> schemas.DeploymentView:
+def load(
+    name: str, control: ControlOf, project: ProjectId
+) -> schemas.DeploymentView:
     """Start the workers of an unloaded or sleeping deployment."""
-    return _view(control, project, control.deployments.set_loaded(project, name, True))
+    return _view(
+        control, project, control.deployments.set_loaded(project, name, True)
+    )
 
 
 @router.post("/deployments/{name}/unload")
-def unload(name: str, control: ControlOf, project: ProjectId) -> schemas.DeploymentView:
+def unload(
+    name: str, control: ControlOf, project: ProjectId
+) -> schemas.DeploymentView:
     """End the workers; the deployment stays and answers that it is unloaded."""
-    return _view(control, project, control.deployments.set_loaded(project, name, False))
+    return _view(
+        control, project, control.deployments.set_loaded(project, name, False)
+    )
 
 
-def _view(control: Control, project: int, row: Deployment) -> schemas.DeploymentView:
+def _view(
+    control: Control, project: int, row: Deployment
+) -> schemas.DeploymentView:
     replicas = control.deployments.replicas(project)
     return views.deployment_view(row, replicas, control.registry.tasks(project))
 
 
-def _beside(control: Control, project: int, body: schemas.DeployRequest) -> Deployment:
+def _beside(
+    control: Control, project: int, body: schemas.DeployRequest
+) -> Deployment:
     """The deployment with the version beside its main one."""
     if body.canary is not None and body.shadow:
         raise InvalidInput(

@@ -12,9 +12,7 @@ from modelmill.errors import MillError
 
 BODY_TYPES = ("model_attributes_type", "dict_type")
 """What validation says of a body that is no JSON object."""
-NO_OBJECT = (
-    "the body is a JSON object, sent with the header Content-Type: application/json"
-)
+NO_OBJECT = "the body is a JSON object, sent with the header Content-Type: application/json"
 FAILED = "the admin API failed; the gateway's log says why"
 HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
 
@@ -36,7 +34,9 @@ class ErrorResponses:
         """An error that the platform raised."""
         return _problem(error.message, error.code, self._status(error))
 
-    def invalid(self, request: Request, error: RequestValidationError) -> JSONResponse:
+    def invalid(
+        self, request: Request, error: RequestValidationError
+    ) -> JSONResponse:
         """A request that does not fit its shape."""
         return _problem(_invalid_text(error.errors()[0]), "invalid_input", 400)
 
@@ -47,7 +47,9 @@ class ErrorResponses:
     def http(self, request: Request, error: HTTPException) -> JSONResponse:
         """A path or method that is none."""
         path = request.url.path[:200]
-        text = f"{request.method} {path}: {str(error.detail).lower()}; see /docs"
+        text = (
+            f"{request.method} {path}: {str(error.detail).lower()}; see /docs"
+        )
         code = HTTP_CODES.get(error.status_code, "invalid_input")
         response = _problem(text, code, error.status_code)
         response.headers.update(error.headers or {})

@@ -47,7 +47,9 @@ def create(
 
 
 @router.get("/indexes")
-def all_indexes(control: ControlOf, project: ProjectId) -> list[schemas.IndexView]:
+def all_indexes(
+    control: ControlOf, project: ProjectId
+) -> list[schemas.IndexView]:
     """All indexes."""
     indexes = control.indexes
     return [
@@ -90,7 +92,9 @@ def classifier(
         "k": body.k,
         "upload": _store_items(control, vectors, labels),
     }
-    job = control.jobs.submit(project, "register", model=body.name, settings=settings)
+    job = control.jobs.submit(
+        project, "register", model=body.name, settings=settings
+    )
     return views.job_view(job)
 
 
@@ -109,7 +113,9 @@ async def add(
     """Add items: all of them or none, or those that can be read. They are on disk when this is
     answered.
     """
-    description, index = await run_in_threadpool(control.indexes.get, project, name)
+    description, index = await run_in_threadpool(
+        control.indexes.get, project, name
+    )
     inputs, refused = _inputs(body.items)
     embedder = Embedder(control, request.state.caller, description)
     if strict:
@@ -118,7 +124,9 @@ async def add(
     else:
         vectors, not_read = await embedder.each(inputs)
         refused |= not_read
-    items = [_new_item(body.items[number], vectors[number]) for number in vectors]
+    items = [
+        _new_item(body.items[number], vectors[number]) for number in vectors
+    ]
     ids = await run_in_threadpool(index.add, items) if items else []
     return schemas.ItemsAdded(ids=ids, refused=_refusals(refused))
 
@@ -177,7 +185,9 @@ async def search(
     """The items most similar to the body, such as the bytes of a picture file. Any key may call
     this.
     """
-    description, index = await run_in_threadpool(control.indexes.get, project, name)
+    description, index = await run_in_threadpool(
+        control.indexes.get, project, name
+    )
     data = await request.body()
     if not data:
         raise InvalidInput(
@@ -185,7 +195,9 @@ async def search(
         )
     embedder = Embedder(control, request.state.caller, description)
     (vector,) = await embedder.all([data])
-    return [_hit(hit) for hit in await run_in_threadpool(index.search, vector, k)]
+    return [
+        _hit(hit) for hit in await run_in_threadpool(index.search, vector, k)
+    ]
 
 
 class Embedder:
@@ -215,7 +227,9 @@ class Embedder:
                 raise type(result)(f"item {number}: {result}") from result
         return vectors
 
-    async def each(self, inputs: dict[int, bytes]) -> tuple[dict[int, Vector], Refused]:
+    async def each(
+        self, inputs: dict[int, bytes]
+    ) -> tuple[dict[int, Vector], Refused]:
         """The vectors of the inputs that can be read, and why the others can't."""
         vectors: dict[int, Vector] = {}
         refused: Refused = {}
@@ -227,13 +241,16 @@ class Embedder:
                 vectors[number] = result
         return vectors, refused
 
-    async def _results(self, inputs: list[bytes]) -> list[Vector | InvalidInput]:
+    async def _results(
+        self, inputs: list[bytes]
+    ) -> list[Vector | InvalidInput]:
         """The vector of each input, or what it was refused for; raises what is not about an
         input.
         """
         model, version = self._description.model, self._description.version
         calls = [
-            self._control.embed(self._caller, model, version, data) for data in inputs
+            self._control.embed(self._caller, model, version, data)
+            for data in inputs
         ]
         # All are waited for: none goes on unseen when another one has failed.
         results = await asyncio.gather(*calls, return_exceptions=True)
@@ -241,12 +258,16 @@ class Embedder:
 
 
 def _about_input(result: Vector | BaseException) -> Vector | InvalidInput:
-    if isinstance(result, BaseException) and not isinstance(result, InvalidInput):
+    if isinstance(result, BaseException) and not isinstance(
+        result, InvalidInput
+    ):
         raise result
     return result
 
 
-def _inputs(items: list[schemas.ItemRequest]) -> tuple[dict[int, bytes], Refused]:
+def _inputs(
+    items: list[schemas.ItemRequest],
+) -> tuple[dict[int, bytes], Refused]:
     """The bytes of the items by their number, and why others have none."""
     inputs: dict[int, bytes] = {}
     refused: Refused = {}
@@ -254,7 +275,9 @@ def _inputs(items: list[schemas.ItemRequest]) -> tuple[dict[int, bytes], Refused
         try:
             inputs[number] = base64.b64decode(item.input, validate=True)
         except (binascii.Error, ValueError):
-            refused[number] = InvalidInput(f"item {number}: input is not valid base64")
+            refused[number] = InvalidInput(
+                f"item {number}: input is not valid base64"
+            )
     return inputs, refused
 
 
@@ -274,7 +297,9 @@ def _new_item(item: schemas.ItemRequest, vector: Vector) -> NewItem:
     return NewItem(vector, item.label, json.dumps(item.metadata))
 
 
-def _refuse_few_labels(name: str, index: VectorIndex, labels: list[str]) -> None:
+def _refuse_few_labels(
+    name: str, index: VectorIndex, labels: list[str]
+) -> None:
     if not len(index):
         raise InvalidInput(
             f"index '{name}' is empty: add items with `modelmill index add {name} FOLDER`"
@@ -301,7 +326,9 @@ def _store_items(control: Control, vectors: Any, labels: list[str]) -> str:
         path.unlink(missing_ok=True)
 
 
-def _view(description: Description, labels: dict[str, int]) -> schemas.IndexView:
+def _view(
+    description: Description, labels: dict[str, int]
+) -> schemas.IndexView:
     return schemas.IndexView(
         name=description.name,
         model=description.model,

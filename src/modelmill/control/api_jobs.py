@@ -28,13 +28,13 @@ from modelmill.types import Json, Struct
 
 Number = Annotated[int, PathParameter(ge=1, le=1 << 53)]
 Offset = Annotated[int, Query(ge=0, le=1 << 53)]
-Submit = Callable[[Request, ControlOf, ProjectId], Coroutine[Any, Any, schemas.JobView]]
+Submit = Callable[
+    [Request, ControlOf, ProjectId], Coroutine[Any, Any, schemas.JobView]
+]
 
 ALIASES = {"train": "/train", "evaluate": "/evaluate"}
 """Kinds that have a path of their own beside `/jobs/KIND`."""
-OBJECT = (
-    "the body is a JSON object, sent with the header Content-Type: application/json"
-)
+OBJECT = "the body is a JSON object, sent with the header Content-Type: application/json"
 
 
 router = APIRouter(prefix=PREFIX, tags=["jobs"])
@@ -47,19 +47,25 @@ def all_jobs(control: ControlOf, project: ProjectId) -> list[schemas.JobView]:
 
 
 @router.get("/jobs/{number}")
-def one(number: Number, control: ControlOf, project: ProjectId) -> schemas.JobView:
+def one(
+    number: Number, control: ControlOf, project: ProjectId
+) -> schemas.JobView:
     """One job."""
     return views.job_view(control.jobs.get(project, number))
 
 
 @router.post("/jobs/{number}/cancel")
-def cancel(number: Number, control: ControlOf, project: ProjectId) -> schemas.JobView:
+def cancel(
+    number: Number, control: ControlOf, project: ProjectId
+) -> schemas.JobView:
     """Stop a job now."""
     return views.job_view(control.jobs.cancel(project, number))
 
 
 @router.post("/jobs/{number}/resume")
-def resume(number: Number, control: ControlOf, project: ProjectId) -> schemas.JobView:
+def resume(
+    number: Number, control: ControlOf, project: ProjectId
+) -> schemas.JobView:
     """Go on from the last checkpoint."""
     return views.job_view(control.jobs.resume(project, number))
 
@@ -97,7 +103,9 @@ def picture(
 def kinds_router() -> APIRouter:
     """The routes that ask for jobs: one for each kind that is installed."""
     router = APIRouter(prefix=PREFIX)
-    router.add_api_route("/kinds", all_kinds, methods=["GET"], tags=["catalogue"])
+    router.add_api_route(
+        "/kinds", all_kinds, methods=["GET"], tags=["catalogue"]
+    )
     for name in kinds():
         for path in _paths(name):
             _add_kind(router, path, name)
@@ -109,7 +117,7 @@ def kinds_router() -> APIRouter:
 
 
 def all_kinds() -> list[schemas.KindView]:
-    """The kinds of jobs, with what may be asked of each as a JSON schema."""
+    """The kinds of jobs, each with its request as a JSON schema."""
     return [views.kind_view(name) for name in kinds()]
 
 
@@ -151,7 +159,9 @@ def _submission(name: str) -> Submit:
         else:
             text = await request.body()
         document = _object(text, in_query=in_query)
-        return there_is_a_job(await order(request, control, project, name, document))
+        return there_is_a_job(
+            await order(request, control, project, name, document)
+        )
 
     return submit
 
@@ -165,7 +175,9 @@ async def order(
     wanted = request_of(kind, document)
     await run_in_threadpool(control.jobs.check, project, kind, wanted)
     upload = await receive(request, control) if kind_named(kind).FILE else None
-    return await run_in_threadpool(_ordered, control, project, kind, wanted, upload)
+    return await run_in_threadpool(
+        _ordered, control, project, kind, wanted, upload
+    )
 
 
 def _ordered(
@@ -182,7 +194,9 @@ def _ordered(
 def there_is_a_job(job: Job | None) -> schemas.JobView:
     """The job as the API shows it; raises `Conflict` where there is none to do."""
     if job is None:
-        raise Conflict("what this job would make is there: there is nothing to do")
+        raise Conflict(
+            "what this job would make is there: there is nothing to do"
+        )
     return views.job_view(job)
 
 
@@ -203,7 +217,9 @@ def _object(text: str | bytes, *, in_query: bool) -> Json:
 def _described(name: str) -> Json:
     """What OpenAPI says of a kind's request."""
     file = kind_named(name).FILE
-    content = {"application/json": {"schema": _schema(kind_named(name).Request)}}
+    content = {
+        "application/json": {"schema": _schema(kind_named(name).Request)}
+    }
     if not file:
         return {"requestBody": {"required": True, "content": content}}
     described = body_of(BINARY)
@@ -249,7 +265,9 @@ def _chunk(path: Path, row: Job, offset: int) -> schemas.Chunk:
     if more_comes and (end := data.rfind(b"\n") + 1):
         data = data[:end]
     return schemas.Chunk(
-        text=data.decode("utf-8", "replace"), offset=begin + len(data), state=row.state
+        text=data.decode("utf-8", "replace"),
+        offset=begin + len(data),
+        state=row.state,
     )
 
 
@@ -257,8 +275,12 @@ def _file(folder: Path, name: str) -> Response:
     names = _files_in(folder)
     if name not in names:
         there_are = ", ".join(sorted(names)) or "none"
-        raise NotFound(f"there is no file '{name[:80]}'; there are: {there_are}")
-    return FileResponse(names[name], headers={"x-content-type-options": "nosniff"})
+        raise NotFound(
+            f"there is no file '{name[:80]}'; there are: {there_are}"
+        )
+    return FileResponse(
+        names[name], headers={"x-content-type-options": "nosniff"}
+    )
 
 
 def _files_in(folder: Path) -> dict[str, Path]:

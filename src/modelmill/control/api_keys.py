@@ -13,7 +13,9 @@ def add(
     body: schemas.KeyRequest, control: ControlOf, project: ProjectId
 ) -> schemas.KeyMade:
     """Make an access key. The answer is the only place where it is ever shown."""
-    row, key = control.keys.add(project, body.name, body.role, body.rate, body.burst)
+    row, key = control.keys.add(
+        project, body.name, body.role, body.rate, body.burst
+    )
     return schemas.KeyMade(**views.key_view(row).model_dump(), key=key)
 
 

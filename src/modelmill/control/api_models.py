@@ -41,7 +41,9 @@ async def bring(
 
 
 @router.get("/models")
-def all_versions(control: ControlOf, project: ProjectId) -> list[schemas.VersionView]:
+def all_versions(
+    control: ControlOf, project: ProjectId
+) -> list[schemas.VersionView]:
     """All versions of all models."""
     aliases = control.registry.aliases(project)
     return [
@@ -51,7 +53,9 @@ def all_versions(control: ControlOf, project: ProjectId) -> list[schemas.Version
 
 
 @router.get("/models/{reference}")
-def one(reference: str, control: ControlOf, project: ProjectId) -> schemas.VersionView:
+def one(
+    reference: str, control: ControlOf, project: ProjectId
+) -> schemas.VersionView:
     """One version: NAME, NAME:VERSION or NAME@ALIAS."""
     registry = control.registry
     row = registry.get(project, reference)
@@ -83,9 +87,11 @@ def alias(
     body: schemas.AliasRequest, control: ControlOf, project: ProjectId
 ) -> schemas.VersionView:
     """Point an alias at a version."""
-    asked = parse_reference(body.model)
-    if asked.version is None and asked.alias is None:
-        raise InvalidInput(f"an alias is for one version: write {asked.name}:VERSION")
+    reference = parse_reference(body.model)
+    if reference.version is None and reference.alias is None:
+        raise InvalidInput(
+            f"an alias is for one version: write {reference.name}:VERSION"
+        )
     registry = control.registry
     row = registry.alias(project, body.model, check_name("alias", body.alias))
     return schemas.VersionView(**summary(row, registry.aliases(project)))

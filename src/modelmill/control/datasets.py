@@ -43,7 +43,11 @@ class Datasets:
         with self._database.session() as session:
             row = session.scalars(query).first()
             if row is not None:
-                same = (row.digest, row.task, row.options) == (digest, task, options)
+                same = (row.digest, row.task, row.options) == (
+                    digest,
+                    task,
+                    options,
+                )
                 _refuse_other(row, same, format, strict)
                 return row, False
             self._artifacts.add_file(upload, digest)
@@ -88,7 +92,9 @@ class Datasets:
             abandoned = delete(Dataset).where(
                 Dataset.state == "checking", Dataset.id.not_in(checking)
             )
-            session.execute(abandoned.execution_options(synchronize_session=False))
+            session.execute(
+                abandoned.execution_options(synchronize_session=False)
+            )
 
     def finish(self, dataset: int, result: Json) -> None:
         """Record the result of the check."""
@@ -97,7 +103,10 @@ class Datasets:
             if row is None:
                 return
             row.state, row.format = "ready", result["format"]
-            row.report, row.index_digest = result["report"], result["index_digest"]
+            row.report, row.index_digest = (
+                result["report"],
+                result["index_digest"],
+            )
 
     def fail(self, dataset: int) -> None:
         """Remove a data set whose check failed; its name is free again."""
@@ -142,7 +151,9 @@ class Datasets:
         for split in ("train", "val"):
             self.usable(project, name, task, split)
         classes = [
-            label for label, count in row.report.get("classes", {}).items() if count
+            label
+            for label, count in row.report.get("classes", {}).items()
+            if count
         ]
         if len(classes) < (classes_needed := task_named(task).CLASSES):
             raise InvalidInput(
@@ -183,7 +194,9 @@ def _refuse_other(row: Dataset, same: bool, format: str, strict: bool) -> None:
 
 def _referenced(session: Session, dataset: int) -> set[str]:
     """The digests of archives that other data sets and versions refer to."""
-    digests = set(session.scalars(select(Dataset.digest).where(Dataset.id != dataset)))
+    digests = set(
+        session.scalars(select(Dataset.digest).where(Dataset.id != dataset))
+    )
     return digests | {
         manifest["lineage"]["data_digest"]
         for manifest in session.scalars(select(Version.manifest))

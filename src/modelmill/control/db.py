@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from sqlalchemy import (
     JSON,
@@ -25,7 +25,13 @@ from sqlalchemy import (
 )
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DatabaseError, IntegrityError, SQLAlchemyError
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
+from sqlalchemy.orm import (
+    DeclarativeBase,
+    Mapped,
+    Session,
+    mapped_column,
+    sessionmaker,
+)
 from sqlalchemy.types import TypeDecorator
 
 from modelmill.errors import Conflict, MillError, StorageFull
@@ -48,7 +54,11 @@ NEVER_REUSED = {"sqlite_autoincrement": True}
 class Base(DeclarativeBase):
     """All tables."""
 
-    type_annotation_map = {Json: JSON, list[str]: JSON, list[dict[str, Any]]: JSON}  # noqa: RUF012
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
+        Json: JSON,
+        list[str]: JSON,
+        list[dict[str, Any]]: JSON,
+    }
 
 
 class Moment(TypeDecorator[datetime]):
@@ -85,14 +95,18 @@ class Owned:
     """Columns of all other tables: a number and a project."""
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    project_id: Mapped[int] = mapped_column(ForeignKey("project.id"), index=True)
+    project_id: Mapped[int] = mapped_column(
+        ForeignKey("project.id"), index=True
+    )
 
 
 class ApiKey(Owned, Base):
     """A key, as a hash; `rate` in requests a second (0: no limit)."""
 
     __tablename__ = "api_key"
-    __table_args__ = (UniqueConstraint("project_id", "name", name="uq_api_key_name"),)
+    __table_args__ = (
+        UniqueConstraint("project_id", "name", name="uq_api_key_name"),
+    )
     name: Mapped[str]
     digest: Mapped[str] = mapped_column(unique=True)
     role: Mapped[str]
@@ -152,7 +166,9 @@ class Version(Owned, Base):
     task: Mapped[str]
     digest: Mapped[str]
     manifest: Mapped[Json]
-    job_id: Mapped[int | None] = mapped_column(ForeignKey("job.id"), unique=True)
+    job_id: Mapped[int | None] = mapped_column(
+        ForeignKey("job.id"), unique=True
+    )
     created: Mapped[datetime] = mapped_column(Moment, default=now)
 
 
@@ -292,7 +308,10 @@ class Database:
     def revision(self) -> int:
         """The counter of all changes."""
         with self.session() as session:
-            return session.scalar(select(Revision.value).where(Revision.id == ANY)) or 0
+            return (
+                session.scalar(select(Revision.value).where(Revision.id == ANY))
+                or 0
+            )
 
     def close(self) -> None:
         """Close all connections."""

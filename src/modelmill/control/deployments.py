@@ -43,7 +43,9 @@ class Deployments:
         version = self._registry.get(project, reference)
         name = name or version.model
         with self._database.session() as session:
-            row = self._find(session, project, name) or _new(session, project, name)
+            row = self._find(session, project, name) or _new(
+                session, project, name
+            )
             _make_main(row, version.model, version.number)
             options = complete(row, changed)
             row.options = msgspec.to_builtins(options)
@@ -67,8 +69,12 @@ class Deployments:
                     f"{version.model}:{version.number} is what '{row.name}' serves already"
                 )
             self._refuse_other_signature(session, row, version)
-            given = {key: value for key, value in fields.items() if value is not None}
-            variant = Variant(model=version.model, version=version.number, **given)
+            given = {
+                key: value for key, value in fields.items() if value is not None
+            }
+            variant = Variant(
+                model=version.model, version=version.number, **given
+            )
             _add_beside(row, variant)
             bump(session, ROUTES)
         return row
@@ -87,7 +93,11 @@ class Deployments:
         return row
 
     def drop_variants(
-        self, project: int, name: str, version: int | None = None, note: str = ""
+        self,
+        project: int,
+        name: str,
+        version: int | None = None,
+        note: str = "",
     ) -> Deployment:
         """Remove all canaries and shadows, or one version; raises `Conflict` when there is none."""
         with self._database.session() as session:
@@ -95,7 +105,9 @@ class Deployments:
             remaining: list[dict[str, Any]] = []
             if version is not None or not row.variants:
                 chosen = self._variant(row, version)
-                remaining = [variant for variant in row.variants if variant != chosen]
+                remaining = [
+                    variant for variant in row.variants if variant != chosen
+                ]
             row.variants = remaining
             row.note = note
             bump(session, ROUTES)
@@ -116,7 +128,9 @@ class Deployments:
         """Stop serving a name."""
         with self._database.session() as session:
             row = self._named(session, project, name)
-            session.execute(delete(Replica).where(Replica.deployment_id == row.id))
+            session.execute(
+                delete(Replica).where(Replica.deployment_id == row.id)
+            )
             session.execute(delete(Deployment).where(Deployment.id == row.id))
             bump(session, ROUTES)
 
@@ -149,11 +163,16 @@ class Deployments:
     def _refuse_other_signature(
         self, session: Session, row: Deployment, version: Version
     ) -> None:
-        mine = self._manifests.get(session, (row.project_id, row.model, row.version))
+        mine = self._manifests.get(
+            session, (row.project_id, row.model, row.version)
+        )
         theirs = self._manifests.get(
             session, (row.project_id, version.model, version.number)
         )
-        if (mine.task, _input_names(mine)) != (theirs.task, _input_names(theirs)):
+        if (mine.task, _input_names(mine)) != (
+            theirs.task,
+            _input_names(theirs),
+        ):
             raise Conflict(
                 f"{version.model}:{version.number} takes other inputs than '{row.name}' serves"
             )
@@ -177,11 +196,14 @@ class Deployments:
     @staticmethod
     def _variant(row: Deployment, version: int | None) -> dict[str, Any]:
         matching = [
-            variant for variant in row.variants if version in (None, variant["version"])
+            variant
+            for variant in row.variants
+            if version in (None, variant["version"])
         ]
         if len(matching) != 1:
             names = [
-                f"{variant['model']}:{variant['version']}" for variant in row.variants
+                f"{variant['model']}:{variant['version']}"
+                for variant in row.variants
             ]
             raise Conflict(
                 f"'{row.name}' has these canaries and shadows: {', '.join(names) or 'none'}; name "

@@ -74,12 +74,15 @@ class Indexes:
     def all(self, project: int) -> list[Description]:
         """All of a project, by name."""
         return sorted(
-            self._descriptions(project), key=lambda description: description.name
+            self._descriptions(project),
+            key=lambda description: description.name,
         )
 
     def get(self, project: int, name: str) -> tuple[Description, VectorIndex]:
         """One by name, open; raises `NotFound` naming those that exist."""
-        description = _read(self._root / str(project) / check_name("index", name))
+        description = _read(
+            self._root / str(project) / check_name("index", name)
+        )
         if description is None:
             names = [each.name for each in self._descriptions(project)]
             raise unknown("index", name, names)
@@ -135,7 +138,9 @@ def _read(folder: Path) -> Description | None:
     except FileNotFoundError:
         return None
     except (OSError, msgspec.MsgspecError) as error:
-        raise MillError(f"the index at {folder} can't be read: {error}") from error
+        raise MillError(
+            f"the index at {folder} can't be read: {error}"
+        ) from error
 
 
 def _dimensions(version: Version) -> int:

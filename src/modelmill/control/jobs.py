@@ -37,7 +37,12 @@ ENVIRONMENT = {
 
 STOPPED = ("interrupted", "failed", "cancelled")
 """States from which a job can be resumed."""
-QUEUED_AGAIN: Json = {"state": "queued", "cancel": False, "error": "", "ended": None}
+QUEUED_AGAIN: Json = {
+    "state": "queued",
+    "cancel": False,
+    "error": "",
+    "ended": None,
+}
 
 
 class Jobs:
@@ -53,9 +58,13 @@ class Jobs:
         kind_named(kind).check(request, project, self._stores)
 
     def order(
-        self, project: int, kind: str, request: Request, upload: Path | None = None
+        self,
+        project: int,
+        kind: str,
+        request: Request,
+        upload: Path | None = None,
     ) -> Job | None:
-        """Put what is asked for in the queue; nothing where what it would make is there. Raises
+        """Put what is cancelled for in the queue; nothing where what it would make is there. Raises
         `MillError`.
         """
         order = kind_named(kind).order(request, project, self._stores, upload)
@@ -94,7 +103,9 @@ class Jobs:
         row = self._database.first(query)
         if row is None:
             newest = next((job.id for job in self.all(project)), None)
-            there_is = f"the newest is {newest}" if newest else "there are none yet"
+            there_is = (
+                f"the newest is {newest}" if newest else "there are none yet"
+            )
             raise NotFound(f"unknown job {number}; {there_is}")
         return row
 
@@ -103,7 +114,9 @@ class Jobs:
         row = self.get(project, number)
         with self._database.session() as session:
             waiting = Job.state.in_(("queued", "interrupted"))
-            at_once = _changed(session, row, waiting, state="cancelled", ended=now())
+            at_once = _changed(
+                session, row, waiting, state="cancelled", ended=now()
+            )
             if not at_once and not _changed(
                 session, row, Job.state == "running", cancel=True
             ):
@@ -119,7 +132,9 @@ class Jobs:
         """
         row = self.get(project, number)
         with self._database.session() as session:
-            if not _changed(session, row, Job.state.in_(STOPPED), **QUEUED_AGAIN):
+            if not _changed(
+                session, row, Job.state.in_(STOPPED), **QUEUED_AGAIN
+            ):
                 raise Conflict(
                     f"job {number} is {row.state}; only {', '.join(STOPPED)} jobs can be resumed"
                 )
@@ -217,7 +232,9 @@ class JobRunner:
 
     def _busy(self, lane: ColumnElement[bool]) -> bool:
         with self._database.session() as session:
-            query = select(Job.id).where(Job.id.in_(self._running), lane).limit(1)
+            query = (
+                select(Job.id).where(Job.id.in_(self._running), lane).limit(1)
+            )
             return bool(self._running) and session.scalar(query) is not None
 
     def _start_next(self, lane: ColumnElement[bool]) -> None:
@@ -260,7 +277,9 @@ class JobRunner:
         )
         self._running[row.id] = handle
         with self._database.session() as session:
-            session.execute(update(Job).where(Job.id == row.id).values(pid=handle.pid))
+            session.execute(
+                update(Job).where(Job.id == row.id).values(pid=handle.pid)
+            )
 
     def _spec(self, row: Job, folder: Path) -> JobSpec:
         draft = JobSpec(
@@ -278,9 +297,11 @@ class JobRunner:
         return kind_named(row.kind).spec(row, draft, self._stores)
 
     def _dataset(self, row: Job) -> Json:
-        """What a process is told of the job's data set, if it has one."""
+        """The job's data set as its process gets it, if it has one."""
         with self._database.session() as session:
-            dataset = session.get(Dataset, row.dataset_id) if row.dataset_id else None
+            dataset = (
+                session.get(Dataset, row.dataset_id) if row.dataset_id else None
+            )
         if dataset is not None:
             return self._stores.datasets.spec(dataset)
         if row.dataset:
@@ -294,12 +315,14 @@ class JobRunner:
             return False
         handle.kill()  # whatever it started goes with it
         self._take_in(number, code)
-        del self._running[number]  # only now: what could not be recorded is tried again
+        del self._running[
+            number
+        ]  # only now: what could not be recorded is tried again
         return True
 
     def _cancel(self) -> None:
-        asked = select(Job.id).where(Job.state == "running", Job.cancel)
-        for number in self._database.all(asked):
+        cancelled = select(Job.id).where(Job.state == "running", Job.cancel)
+        for number in self._database.all(cancelled):
             if handle := self._running.get(number):
                 handle.kill()
             self._finish(number, "cancelled", "")
@@ -310,7 +333,9 @@ class JobRunner:
         interrupted).
         """
         path = self._stores.folder(number) / RESULT
-        result: Json = msgspec.json.decode(path.read_bytes()) if path.exists() else {}
+        result: Json = (
+            msgspec.json.decode(path.read_bytes()) if path.exists() else {}
+        )
         if "error" in result:
             self._finish(number, "failed", result["error"])
         elif result:
@@ -333,7 +358,9 @@ class JobRunner:
             "error": "",
         }
         with self._database.session() as session:
-            session.execute(update(Job).where(Job.id == number).values(**values))
+            session.execute(
+                update(Job).where(Job.id == number).values(**values)
+            )
 
     def _finish(self, number: int, state: str, error: str) -> None:
         values = {
@@ -343,7 +370,9 @@ class JobRunner:
             "pid": None,
         }
         with self._database.session() as session:
-            session.execute(update(Job).where(Job.id == number).values(**values))
+            session.execute(
+                update(Job).where(Job.id == number).values(**values)
+            )
             row = session.get_one(Job, number)
         if state in ENDED:
             discard(row, self._stores)
@@ -354,5 +383,9 @@ class JobRunner:
 
 def _interruption(number: int, code: int) -> str:
     """Why a job that left nothing has ended, and how it goes on."""
-    why = f"its process was ended by signal {-code}" if code < 0 else "it was stopped"
+    why = (
+        f"its process was ended by signal {-code}"
+        if code < 0
+        else "it was stopped"
+    )
     return f"{why}; `resume {number}` goes on from its checkpoint"

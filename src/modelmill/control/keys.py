@@ -45,7 +45,9 @@ class Keys:
         """
         _refuse(name, rate, burst)
         key = new_key()
-        row = ApiKey(project_id=project, name=name, digest=digest_of(key), role=role)
+        row = ApiKey(
+            project_id=project, name=name, digest=digest_of(key), role=role
+        )
         row.rate = rate
         row.burst = burst or math.ceil(rate)
         with self._database.session() as session:
@@ -70,12 +72,16 @@ class Keys:
             # Counted after the deletion, which locks the database: two calls can't remove the last
             # two.
             if row.role == ADMIN and not _count_admins(session, project):
-                raise Conflict(f"'{name}' is the last admin key: add another one first")
+                raise Conflict(
+                    f"'{name}' is the last admin key: add another one first"
+                )
             bump(session, KEYS)
 
 
 def _refuse_taken(session: Session, project: int, name: str) -> None:
-    same = select(ApiKey.id).where(ApiKey.project_id == project, ApiKey.name == name)
+    same = select(ApiKey.id).where(
+        ApiKey.project_id == project, ApiKey.name == name
+    )
     if session.scalar(same):
         raise Conflict(
             f"there is a key '{name}' already: choose another name, or remove it first"

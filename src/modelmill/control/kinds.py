@@ -1,5 +1,5 @@
 """Kinds of jobs as the admin API and the supervisor see them: what is asked for, what a row of the
-queue says of it, what its process is told, and what becomes of its result.
+queue says of it, what its process gets, and what becomes of its result.
 
 A kind is a module of `jobs/kinds`, or of an installed package, with one object, `KIND`. This room
 imports none of them: it finds them by name.
@@ -32,7 +32,7 @@ COMPUTE, INTAKE = "compute", "intake"
 
 
 class Request(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is asked of a kind of jobs: its fields are the body of `POST /api/v1/jobs/KIND`.
+    """The request of a kind of jobs: its fields are the body of `POST /api/v1/jobs/KIND`.
 
     `Annotated[int, msgspec.Meta(ge=1, description="...")]` says what a field means and may be.
     """
@@ -74,7 +74,7 @@ class JobKind(Generic[R]):
     """A kind of jobs, but for its work (`jobs.kinds.base.Kind`).
 
     `SUMMARY` is a line for people, `LANE` names the jobs that it takes turns with, `FILE` says what
-    file is sent with the request (nothing: none), `Request` what is asked. All but these have
+    file is sent with the request (nothing: none), `Request` its fields. All but these have
     defaults: the fields of the request become the settings of the job, and its result is kept in
     its row.
     """
@@ -96,7 +96,7 @@ class JobKind(Generic[R]):
         return Order(settings=msgspec.to_builtins(request))
 
     def spec(self, row: "Job", draft: JobSpec, stores: JobStores) -> JobSpec:
-        """What the process is told, from what the row says already; raises `MillError`."""
+        """What the process gets, from what the row says already; raises `MillError`."""
         return draft
 
     def keep(self, row: "Job", result: Json, stores: JobStores) -> int | None:
@@ -139,7 +139,7 @@ def lanes() -> list[list[str]]:
 
 
 def request_of(name: str, document: Json) -> Request:
-    """What is asked of a kind, from a JSON object; raises `InvalidInput` naming what is wrong."""
+    """The request of a kind, from a JSON object; raises `InvalidInput` naming what is wrong."""
     wanted = kind_named(name).Request
     known = [one.encode_name for one in msgspec.structs.fields(wanted)]
     for given in document:

@@ -1,4 +1,4 @@
-"""The serving options of a deployment, and what may be asked of them."""
+"""The serving options of a deployment, and their ranges."""
 
 from typing import Any
 
@@ -13,7 +13,11 @@ from modelmill.types import ServingOptions
 def options_of(row: Deployment) -> ServingOptions:
     """The serving options of a deployment."""
     return msgspec.convert(
-        {"min_replicas": row.replicas, "max_replicas": row.replicas, **row.options},
+        {
+            "min_replicas": row.replicas,
+            "max_replicas": row.replicas,
+            **row.options,
+        },
         ServingOptions,
     )
 
@@ -23,8 +27,12 @@ def complete(row: Deployment, changed: dict[str, Any]) -> ServingOptions:
     options that do not fit, and for an unknown engine.
     """
     before = options_of(row)
-    given = {name: value for name, value in changed.items() if value is not None}
-    options = msgspec.structs.replace(before, **_with_most_replicas(before, given))
+    given = {
+        name: value for name, value in changed.items() if value is not None
+    }
+    options = msgspec.structs.replace(
+        before, **_with_most_replicas(before, given)
+    )
     if options.engine and options.engine not in plugins.names("engines"):
         raise unknown("engine", options.engine, plugins.names("engines"))
     if options.max_replicas < max(options.min_replicas, 1):
@@ -44,5 +52,7 @@ def _with_most_replicas(
     if (replicas := given.pop("replicas", None)) is not None:
         given = {"min_replicas": replicas, "max_replicas": replicas, **given}
     if "min_replicas" in given and "max_replicas" not in given:
-        given["max_replicas"] = max(before.max_replicas, given["min_replicas"], 1)
+        given["max_replicas"] = max(
+            before.max_replicas, given["min_replicas"], 1
+        )
     return given

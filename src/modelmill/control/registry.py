@@ -21,7 +21,12 @@ class Registry:
         self._database, self._artifacts = database, artifacts
 
     def add(
-        self, project: int, model: str, folder: Path, job: int | None, digest: str = ""
+        self,
+        project: int,
+        model: str,
+        folder: Path,
+        job: int | None,
+        digest: str = "",
     ) -> Version:
         """Add a sealed bundle as the model's next version; a job adds one version only.
 
@@ -83,11 +88,17 @@ class Registry:
     def all(self, project: int) -> list[Version]:
         """All versions, newest of each model first."""
         query = select(Version).where(Version.project_id == project)
-        return self._database.all(query.order_by(Version.model, Version.number.desc()))
+        return self._database.all(
+            query.order_by(Version.model, Version.number.desc())
+        )
 
     def get(self, project: int, reference: str | Reference) -> Version:
         """The version of `NAME[:VERSION|@ALIAS]`, the newest by default; raises `NotFound`."""
-        parsed = parse_reference(reference) if isinstance(reference, str) else reference
+        parsed = (
+            parse_reference(reference)
+            if isinstance(reference, str)
+            else reference
+        )
         with self._database.session() as session:
             number = parsed.version
             if parsed.alias:
@@ -124,7 +135,9 @@ class Registry:
 
     def aliases(self, project: int) -> list[Alias]:
         """All aliases."""
-        return self._database.all(select(Alias).where(Alias.project_id == project))
+        return self._database.all(
+            select(Alias).where(Alias.project_id == project)
+        )
 
     def alias(self, project: int, reference: str, name: str) -> Version:
         """Point an alias at a version, in one step."""
@@ -150,7 +163,9 @@ class Registry:
     def _version_of_alias(
         session: Session, project: int, model: str, alias: str
     ) -> int:
-        query = select(Alias).where(Alias.project_id == project, Alias.model == model)
+        query = select(Alias).where(
+            Alias.project_id == project, Alias.model == model
+        )
         names = {row.name: row.version for row in session.scalars(query)}
         if alias not in names:
             raise unknown(f"alias of '{model}'", alias, names)
@@ -161,7 +176,9 @@ class Registry:
         session: Session, project: int, model: str, number: int | None
     ) -> NotFound:
         names = set(
-            session.scalars(select(Version.model).where(Version.project_id == project))
+            session.scalars(
+                select(Version.model).where(Version.project_id == project)
+            )
         )
         if model not in names:
             return unknown("model", model, names)

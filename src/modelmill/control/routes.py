@@ -45,7 +45,9 @@ class Manifests:
                 Version.model == model,
                 Version.number == number,
             )
-            found = msgspec.convert(session.scalars(query).one().manifest, Manifest)
+            found = msgspec.convert(
+                session.scalars(query).one().manifest, Manifest
+            )
             self._manifests[version] = found
         return found
 
@@ -73,15 +75,21 @@ class Routes:
     def __init__(self, manifests: Manifests) -> None:
         self._manifests = manifests
 
-    def snapshot(self, session: Session, known: Snapshot | None) -> Snapshot | None:
+    def snapshot(
+        self, session: Session, known: Snapshot | None
+    ) -> Snapshot | None:
         """Routes and keys, or None when nothing has changed since the snapshot `known`; what has
         not changed is that of `known`.
         """
-        counts = {row.id: row.value for row in session.scalars(select(Revision))}
+        counts = {
+            row.id: row.value for row in session.scalars(select(Revision))
+        }
         revision = (counts[ROUTES], counts[KEYS])
         if known is not None and known.revision == revision:
             return None
-        projects = {row.id: row.name for row in session.scalars(select(Project))}
+        projects = {
+            row.id: row.name for row in session.scalars(select(Project))
+        }
         keys = routes = None
         if known is not None:
             keys = known.keys if known.revision[1] == revision[1] else None
@@ -95,10 +103,14 @@ class Routes:
     def _routes(
         self, session: Session, projects: dict[int, str]
     ) -> dict[str, ServedVersion]:
-        replicas = by_deployment(session.scalars(select(Replica).where(Replica.ready)))
+        replicas = by_deployment(
+            session.scalars(select(Replica).where(Replica.ready))
+        )
         routes = {}
         for row in session.scalars(select(Deployment)):
-            serving = Serving(row, projects[row.project_id], replicas.get(row.id, []))
+            serving = Serving(
+                row, projects[row.project_id], replicas.get(row.id, [])
+            )
             try:
                 route = self._route(session, serving)
             except (MillError, msgspec.MsgspecError) as error:
@@ -118,14 +130,18 @@ class Routes:
             # A deployment whose only worker was lost keeps its calls waiting for the next one.
             ready=row.loaded and row.serving is not None,
             error=row.error,
-            others=[self._beside(session, serving, variant) for variant in variants],
+            others=[
+                self._beside(session, serving, variant) for variant in variants
+            ],
         )
 
     def _beside(
         self, session: Session, serving: Serving, variant: Variant
     ) -> ServedVersion:
         """The route to a canary or shadow."""
-        served = self._served(session, serving, (variant.model, variant.version))
+        served = self._served(
+            session, serving, (variant.model, variant.version)
+        )
         return msgspec.structs.replace(
             served,
             ready=serving.row.loaded and bool(served.sockets),

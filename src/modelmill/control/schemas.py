@@ -4,7 +4,13 @@ import json
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    field_validator,
+)
 
 from modelmill.tasks.base import usual_name
 
@@ -28,7 +34,10 @@ class DeployRequest(Body):
         None, ge=1, le=64, description="workers, fixed; empty: as it is, else 1"
     )
     min_replicas: int | None = Field(
-        None, ge=0, le=64, description="fewest workers; 0: none while nobody calls"
+        None,
+        ge=0,
+        le=64,
+        description="fewest workers; 0: none while nobody calls",
     )
     max_replicas: int | None = Field(
         None, ge=1, le=64, description="most workers, by the queue's delay"
@@ -37,7 +46,9 @@ class DeployRequest(Body):
         None, gt=0, description="without a call, before the last worker goes"
     )
     target_delay_ms: float | None = Field(
-        None, gt=0, description="wait in the queue that calls for one more worker"
+        None,
+        gt=0,
+        description="wait in the queue that calls for one more worker",
     )
     threads: int | None = Field(
         None,
@@ -218,7 +229,9 @@ class DeploymentView(BaseModel):
     name: str
     model: str
     version: int
-    task: str = Field(description="empty for a model that takes and gives tensors only")
+    task: str = Field(
+        description="empty for a model that takes and gives tensors only"
+    )
     replicas: int
     ready_replicas: int
     state: str = Field(
@@ -235,7 +248,9 @@ class DeploymentView(BaseModel):
     batch: int = Field(
         description="most calls that share a batch, as its workers found; 0: not known"
     )
-    batches: str = Field(description="the same in words, with the reason where it is 1")
+    batches: str = Field(
+        description="the same in words, with the reason where it is 1"
+    )
     created: datetime
 
 
@@ -253,8 +268,12 @@ class KindView(BaseModel):
 
     name: str
     summary: str
-    file: str = Field(description="what is sent with the request; empty: nothing")
-    request: dict[str, Any] = Field(description="what may be asked, as a JSON schema")
+    file: str = Field(
+        description="what is sent with the request; empty: nothing"
+    )
+    request: dict[str, Any] = Field(
+        description="what may be asked, as a JSON schema"
+    )
 
 
 class TaskView(BaseModel):
@@ -314,7 +333,9 @@ class ItemRequest(Body):
     def _sendable(cls, value: dict[str, Any]) -> dict[str, Any]:
         """What can be given back as JSON, and is not too long."""
         try:
-            size = len(json.dumps(value, allow_nan=False, ensure_ascii=False).encode())
+            size = len(
+                json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+            )
         except ValueError as error:  # NaN, or a lone surrogate
             raise ValueError(
                 "only finite numbers and whole characters can be kept"
@@ -359,7 +380,9 @@ class IndexView(BaseModel):
 
     name: str
     model: str
-    version: int = Field(description="the version of the model whose vectors it holds")
+    version: int = Field(
+        description="the version of the model whose vectors it holds"
+    )
     dimensions: int
     items: int
     labels: dict[str, int] = Field(description="items of each label")
@@ -377,7 +400,9 @@ class ItemView(BaseModel):
 class HitView(ItemView):
     """An item that was found."""
 
-    score: float = Field(description="cosine similarity: 1 for the same direction")
+    score: float = Field(
+        description="cosine similarity: 1 for the same direction"
+    )
 
 
 class Problem(BaseModel):

@@ -24,7 +24,9 @@ async def receive(request: Request, control: Control) -> Path:
     path = folder / uuid.uuid4().hex
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _refuse_large(int(request.headers.get("content-length", 0)), folder, control)
+        _refuse_large(
+            int(request.headers.get("content-length", 0)), folder, control
+        )
         if not await _write(request, path, control):
             raise InvalidInput("the body is empty: send a zip")
     except OSError as error:
@@ -48,7 +50,9 @@ async def _write(request: Request, path: Path, control: Control) -> int:
     return size
 
 
-def _refuse_large(size: int, folder: Path, control: Control, written: int = 0) -> None:
+def _refuse_large(
+    size: int, folder: Path, control: Control, written: int = 0
+) -> None:
     """Refuse an upload of so many bytes, some of which are on the disk already."""
     if size > control.upload_bytes:
         raise TooLarge(f"the upload exceeds {control.upload_bytes:,} bytes")

@@ -93,8 +93,15 @@ class VectorIndex:
             self._read()
             ids = list(range(self._next_id, self._next_id + len(items)))
             entries = [
-                Entry(number, item.label, item.metadata, vector.astype("<f4").tobytes())
-                for number, item, vector in zip(ids, items, vectors, strict=True)
+                Entry(
+                    number,
+                    item.label,
+                    item.metadata,
+                    vector.astype("<f4").tobytes(),
+                )
+                for number, item, vector in zip(
+                    ids, items, vectors, strict=True
+                )
             ]
             self._log.append(Added(entries, self._next_id + len(items)))
             self._read()
@@ -117,7 +124,9 @@ class VectorIndex:
             if id not in self._row_of:
                 raise unknown("item", str(id), ())
             return [id]
-        found = [n for n, row in self._row_of.items() if self._labels[row] == label]
+        found = [
+            n for n, row in self._row_of.items() if self._labels[row] == label
+        ]
         if not found:
             raise unknown("label", label, self._counts())
         return found
@@ -156,7 +165,10 @@ class VectorIndex:
                 for row in self._row_of.values()
                 if label is None or self._labels[row] == label
             )
-            return [self._hit(row, 1.0) for row in islice(rows, offset, offset + limit)]
+            return [
+                self._hit(row, 1.0)
+                for row in islice(rows, offset, offset + limit)
+            ]
 
     def labelled(self) -> tuple[Floats, list[str]]:
         """The vectors of all items that have a label, float32 [items, dimensions], and their
@@ -214,7 +226,9 @@ class VectorIndex:
 
     def _apply_removal(self, change: Removed) -> list[int]:
         rows = [
-            self._row_of.pop(number) for number in change.ids if number in self._row_of
+            self._row_of.pop(number)
+            for number in change.ids
+            if number in self._row_of
         ]
         self._alive[rows] = False
         return rows
@@ -246,11 +260,17 @@ class VectorIndex:
 
     def _counts(self) -> dict[str, int]:
         return dict(
-            sorted(Counter(self._labels[row] for row in self._row_of.values()).items())
+            sorted(
+                Counter(
+                    self._labels[row] for row in self._row_of.values()
+                ).items()
+            )
         )
 
     def _hit(self, row: int, score: float) -> Hit:
-        return Hit(self._ids[row], self._labels[row], score, self._metadata[row])
+        return Hit(
+            self._ids[row], self._labels[row], score, self._metadata[row]
+        )
 
     def _exact(self, query: Floats, count: int) -> NDArray[np.intp]:
         scores = self._vectors[: self._rows] @ query
@@ -261,7 +281,9 @@ class VectorIndex:
         found = self._graph.search(query, count)
         return np.asarray(found.keys, np.intp)
 
-    def _normalised(self, vectors: Sequence[Sequence[float] | Floats]) -> Floats:
+    def _normalised(
+        self, vectors: Sequence[Sequence[float] | Floats]
+    ) -> Floats:
         """Vectors of length 1, float32 [items, dimensions]; raises `InvalidInput`."""
         values = self._as_rows(vectors)
         with np.errstate(over="ignore"):
@@ -349,7 +371,9 @@ class VectorIndex:
     def _save_snapshot(self, growth: int) -> None:
         """Write a snapshot when more than `growth` rows were added since the last one."""
         if self._rows - self._snapshot_rows > growth:
-            with suppress(OSError):  # without it the next start is slower, nothing else
+            with suppress(
+                OSError
+            ):  # without it the next start is slower, nothing else
                 _write_graph(
                     self.folder / SNAPSHOT,
                     self._graph,
@@ -360,8 +384,12 @@ class VectorIndex:
 
     def _rewrite(self) -> None:
         """Rewrite the log without removed items, under the exclusive lock."""
-        entries = [self._entry(number, row) for number, row in self._row_of.items()]
-        parts = [entries[at : at + COPY] for at in range(0, len(entries), COPY)] or [[]]
+        entries = [
+            self._entry(number, row) for number, row in self._row_of.items()
+        ]
+        parts = [
+            entries[at : at + COPY] for at in range(0, len(entries), COPY)
+        ] or [[]]
         self._log.create([Added(part, self._next_id) for part in parts])
         self._read()
 
@@ -395,7 +423,9 @@ def _write_graph(path: Path, graph: Any, generation: bytes, rows: int) -> None:
     draft = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
     try:
         with draft.open("wb") as file:
-            file.write(generation + rows.to_bytes(8, "little") + _checksum(payload))
+            file.write(
+                generation + rows.to_bytes(8, "little") + _checksum(payload)
+            )
             file.write(payload)
         draft.rename(path)
     except OSError:

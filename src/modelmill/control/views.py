@@ -42,7 +42,7 @@ def parameters_view(task: str) -> list[Json]:
 
 
 def kind_view(name: str) -> schemas.KindView:
-    """A kind of jobs with what may be asked of it."""
+    """A kind of jobs with its request."""
     kind = kind_named(name)
     return schemas.KindView(
         name=name,
@@ -56,7 +56,9 @@ def recipe_view(task: str, name: str, default: bool) -> schemas.RecipeView:
     """A recipe with the defaults and meaning of its settings."""
     module = recipe_named(task, name)
     rows = [
-        row for part in plan(module, {}).sections().values() for row in describe(part)
+        row
+        for part in plan(module, {}).sections().values()
+        for row in describe(part)
     ]
     return schemas.RecipeView(
         name=name,
@@ -138,12 +140,18 @@ def deployment_view(
 
 def _count_ready(workers: list[Replica]) -> Counter[tuple[str, int]]:
     """The number of ready workers of each version."""
-    return Counter((worker.model, worker.version) for worker in workers if worker.ready)
+    return Counter(
+        (worker.model, worker.version) for worker in workers if worker.ready
+    )
 
 
-def _batching(workers: list[Replica], serving: tuple[str, int]) -> tuple[int, str]:
+def _batching(
+    workers: list[Replica], serving: tuple[str, int]
+) -> tuple[int, str]:
     """How many calls share a batch where the version that answers is, and the same in words."""
-    answering = [w for w in workers if w.ready and (w.model, w.version) == serving]
+    answering = [
+        w for w in workers if w.ready and (w.model, w.version) == serving
+    ]
     batch = max((worker.batch for worker in answering), default=0)
     alone = next((worker.alone for worker in answering if worker.alone), "")
     return batch, _batches(batch, alone)
@@ -169,7 +177,9 @@ def _batches_as(worker: Replica, options: ServingOptions) -> bool:
     return worker.alone != BY_HAND
 
 
-def _state(row: Deployment, workers: list[Replica], options: ServingOptions) -> str:
+def _state(
+    row: Deployment, workers: list[Replica], options: ServingOptions
+) -> str:
     """The state of a deployment with these workers."""
     if not row.loaded:
         return "unloaded"

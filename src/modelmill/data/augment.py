@@ -23,35 +23,60 @@ GREY = 127.5
 class Augment(Struct, frozen=True, kw_only=True):
     """Settings of augmentation; 0 or false turns a kind off."""
 
-    flip: Annotated[bool, Meta(description="mirror left and right at random")] = True
+    flip: Annotated[
+        bool, Meta(description="mirror left and right at random")
+    ] = True
     flip_vertical: Annotated[
         bool, Meta(description="mirror top and bottom at random")
     ] = False
-    rotate: Annotated[float, Meta(ge=0, le=180, description="degrees, up to")] = 15.0
+    rotate: Annotated[
+        float, Meta(ge=0, le=180, description="degrees, up to")
+    ] = 15.0
     scale_min: Annotated[
         float,
-        Meta(gt=0, le=1, description="smallest share of the picture to zoom in on"),
+        Meta(
+            gt=0,
+            le=1,
+            description="smallest share of the picture to zoom in on",
+        ),
     ] = 0.75
     scale_max: Annotated[
         float, Meta(ge=1, le=2, description="largest share; above 1 zooms out")
     ] = 1.1
     aspect: Annotated[
         float,
-        Meta(ge=0, le=1, description="log of the change of the sides' ratio, up to"),
+        Meta(
+            ge=0,
+            le=1,
+            description="log of the change of the sides' ratio, up to",
+        ),
     ] = 0.1
-    crop: Annotated[Fraction, Meta(description="shift, share of the side, up to")] = 0.1
-    brightness: Annotated[Fraction, Meta(description="factor, up to 1 + this")] = 0.2
-    contrast: Annotated[Fraction, Meta(description="factor, up to 1 + this")] = 0.2
-    saturation: Annotated[Fraction, Meta(description="factor, up to 1 + this")] = 0.2
+    crop: Annotated[
+        Fraction, Meta(description="shift, share of the side, up to")
+    ] = 0.1
+    brightness: Annotated[
+        Fraction, Meta(description="factor, up to 1 + this")
+    ] = 0.2
+    contrast: Annotated[
+        Fraction, Meta(description="factor, up to 1 + this")
+    ] = 0.2
+    saturation: Annotated[
+        Fraction, Meta(description="factor, up to 1 + this")
+    ] = 0.2
     noise: Annotated[
         float,
-        Meta(ge=0, le=128, description="deviation of Gaussian noise, of 255, up to"),
+        Meta(
+            ge=0,
+            le=128,
+            description="deviation of Gaussian noise, of 255, up to",
+        ),
     ] = 0.0
     erase: Annotated[
         Fraction, Meta(description="share of pictures that get a grey box")
     ] = 0.0
     mixup: Annotated[
-        float, Meta(ge=0, le=1, description="strength of blending pairs of pictures")
+        float,
+        Meta(ge=0, le=1, description="strength of blending pairs of pictures"),
     ] = 0.0
 
     @property
@@ -164,8 +189,16 @@ class _Affine:
         import torch
 
         cos, sin = self.angle.cos(), self.angle.sin()
-        x = [cos * self.across, -sin * self.down * (height / width), self.shift_x]
-        y = [sin * self.across * (width / height), cos * self.down, self.shift_y]
+        x = [
+            cos * self.across,
+            -sin * self.down * (height / width),
+            self.shift_x,
+        ]
+        y = [
+            sin * self.across * (width / height),
+            cos * self.down,
+            self.shift_y,
+        ]
         return torch.stack([torch.stack(x, 1), torch.stack(y, 1)], 1)
 
 
@@ -179,13 +212,17 @@ def _affine_grid(x: "Tensor", options: Augment) -> "Tensor":
 
 
 def _random_affine(x: "Tensor", options: Augment) -> _Affine:
-    angle = _uniform(x, -options.rotate, options.rotate).flatten() * (math.pi / 180)
+    angle = _uniform(x, -options.rotate, options.rotate).flatten() * (
+        math.pi / 180
+    )
     scale = _ratios(x, options.scale_min, options.scale_max)
     aspect = _uniform(x, -options.aspect, options.aspect).flatten().exp()
     across = scale * aspect * _sign(x, options.flip)
     down = scale / aspect * _sign(x, options.flip_vertical)
     limit = (1 - scale).abs() + options.crop
-    return _Affine(angle, across, down, *_random_shifts(x, limit, options.upright))
+    return _Affine(
+        angle, across, down, *_random_shifts(x, limit, options.upright)
+    )
 
 
 def _random_shifts(
@@ -222,7 +259,9 @@ def _sign(x: "Tensor", flip: bool) -> "Tensor":
     import torch
 
     return (
-        1 - 2 * (torch.rand(len(x), device=x.device) < (0.5 if flip else 0.0)).float()
+        1
+        - 2
+        * (torch.rand(len(x), device=x.device) < (0.5 if flip else 0.0)).float()
     )
 
 

@@ -94,7 +94,15 @@ class Item:
     first access, while the source is open.
     """
 
-    __slots__ = ("_data", "_problem", "_read", "_target", "label", "name", "split")
+    __slots__ = (
+        "_data",
+        "_problem",
+        "_read",
+        "_target",
+        "label",
+        "name",
+        "split",
+    )
 
     def __init__(
         self,
@@ -115,7 +123,11 @@ class Item:
 
     @classmethod
     def later(
-        cls, name: str, label: str, split: str | None, read: Callable[[], Content]
+        cls,
+        name: str,
+        label: str,
+        split: str | None,
+        read: Callable[[], Content],
     ) -> Self:
         """A lazy item, whose content `read` returns on first access; a `MillError` that it raises
         becomes the problem.
@@ -132,7 +144,12 @@ class Item:
     def again(self) -> Self:
         """A copy to read from; this item stays lazy."""
         item = type(self)(
-            self.name, self.label, self._data, self.split, self._problem, self._target
+            self.name,
+            self.label,
+            self._data,
+            self.split,
+            self._problem,
+            self._target,
         )
         item._read = self._read
         return item
@@ -266,7 +283,11 @@ def check_options(options: Mapping[str, str], known: Iterable[str]) -> None:
 def unzipped(source: Source, name: str) -> BinaryIO:
     """A file for reading, unpacked where its name ends in .gz."""
     file = source.open(name)
-    return guarded(gzip.GzipFile(fileobj=file), name) if name.endswith(".gz") else file
+    return (
+        guarded(gzip.GzipFile(fileobj=file), name)
+        if name.endswith(".gz")
+        else file
+    )
 
 
 def guarded(file: Any, name: str, budget: list[int] | None = None) -> BinaryIO:
@@ -276,11 +297,15 @@ def guarded(file: Any, name: str, budget: list[int] | None = None) -> BinaryIO:
     `budget` holds the bytes that may still be read from all files of an archive; beyond it reading
     raises `TooLarge`.
     """
-    return cast("BinaryIO", io.BufferedReader(_Guarded(file, name, budget), 1 << 16))
+    return cast(
+        "BinaryIO", io.BufferedReader(_Guarded(file, name, budget), 1 << 16)
+    )
 
 
 class _Guarded(io.RawIOBase):
-    def __init__(self, file: Any, name: str, budget: list[int] | None = None) -> None:
+    def __init__(
+        self, file: Any, name: str, budget: list[int] | None = None
+    ) -> None:
         self._file = file
         self._name = name
         self._budget = budget
@@ -357,7 +382,9 @@ def _members(
     return members
 
 
-def _check_overlaps(path: Path, title: str, infos: Iterable[zipfile.ZipInfo]) -> None:
+def _check_overlaps(
+    path: Path, title: str, infos: Iterable[zipfile.ZipInfo]
+) -> None:
     """Members that share their bytes make a small file unpack to any size."""
     if sum(info.compress_size for info in infos) > path.stat().st_size:
         raise InvalidInput(f"'{title}' is not a sound zip: its members overlap")
@@ -370,7 +397,9 @@ def _check_info(archive: str, info: zipfile.ZipInfo) -> None:
             f"'{archive}' holds the link '{info.filename}': put the file itself there"
         )
     if info.flag_bits & 1:
-        raise InvalidInput(f"'{archive}' is encrypted: send it without a password")
+        raise InvalidInput(
+            f"'{archive}' is encrypted: send it without a password"
+        )
 
 
 def _refuse_nothing(title: str, files: Mapping[str, object]) -> None:

@@ -46,7 +46,11 @@ class Arrays:
 
 
 def cached(
-    folder: Path, key: str, build: Build, count: int, progress: Callable[[int], None]
+    folder: Path,
+    key: str,
+    build: Build,
+    count: int,
+    progress: Callable[[int], None],
 ) -> Arrays:
     """The arrays cached under `key`, built from `count` items if they are not cached yet.
 
@@ -89,7 +93,9 @@ def trim(folder: Path, keep_bytes: int) -> int:
     freed.
     """
     freed = total = 0
-    newest_first = sorted(_entries(folder), key=lambda entry: entry[1], reverse=True)
+    newest_first = sorted(
+        _entries(folder), key=lambda entry: entry[1], reverse=True
+    )
     for path, used, size in newest_first:
         is_stale = used < time.time() - STALE
         total += size
@@ -108,20 +114,26 @@ def _load(entry: Path) -> Arrays | None:
     try:
         return _arrays_of(_mapped(entry))
     except (OSError, ValueError, EOFError):
-        shutil.rmtree(entry, ignore_errors=True)  # damaged: it can be made again
+        shutil.rmtree(
+            entry, ignore_errors=True
+        )  # damaged: it can be made again
         return None
 
 
 def _mapped(entry: Path) -> dict[str, NDArray[Any]]:
     """The files of an entry by name, mapped into memory."""
     names: list[str] = json.loads((entry / NAMES).read_text())
-    return {name: np.load(entry / f"{name}.npy", mmap_mode="r") for name in names}
+    return {
+        name: np.load(entry / f"{name}.npy", mmap_mode="r") for name in names
+    }
 
 
 def _arrays_of(files: dict[str, NDArray[Any]]) -> Arrays | None:
     """Inputs and targets of an entry by name; None without inputs."""
     arrays = {
-        name: array for name, array in files.items() if not name.startswith(TARGET)
+        name: array
+        for name, array in files.items()
+        if not name.startswith(TARGET)
     }
     targets = {
         name.removeprefix(TARGET): array
@@ -131,7 +143,9 @@ def _arrays_of(files: dict[str, NDArray[Any]]) -> Arrays | None:
     return Arrays(arrays, targets) if arrays else None
 
 
-def _fill(writer: "_Writer", build: Build, progress: Callable[[int], None]) -> None:
+def _fill(
+    writer: "_Writer", build: Build, progress: Callable[[int], None]
+) -> None:
     for arrays, targets in build():
         prefixed = {f"{TARGET}{name}": part for name, part in targets.items()}
         writer.add({**arrays, **prefixed})
@@ -156,7 +170,9 @@ class _Writer:
         if not self._memmaps:
             self._allocate(row)
         if self.done == self._count:
-            raise MillError(f"there are more than the {self._count} items announced")
+            raise MillError(
+                f"there are more than the {self._count} items announced"
+            )
         _write_row(self._memmaps, row, self.done)
         self.done += 1
 
@@ -179,7 +195,9 @@ class _Writer:
 
 
 def _allocate(path: Path, first: NDArray[Any], count: int) -> NDArray[Any]:
-    memmap: NDArray[Any] = open_memmap(path, "w+", first.dtype, (count, *first.shape))
+    memmap: NDArray[Any] = open_memmap(
+        path, "w+", first.dtype, (count, *first.shape)
+    )
     with path.open("r+b") as file:
         # Allocates all of it now: on a full disk a write to a mapped page would kill the process.
         os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
@@ -214,7 +232,9 @@ def _publish(draft: Path, entry: Path) -> None:
     try:
         draft.rename(entry)
     except OSError:
-        if _load(entry) is not None:  # another builder was first: the same content
+        if (
+            _load(entry) is not None
+        ):  # another builder was first: the same content
             return
         shutil.rmtree(_move_aside(entry), ignore_errors=True)
         draft.rename(entry)
@@ -222,7 +242,9 @@ def _publish(draft: Path, entry: Path) -> None:
 
 def _move_aside(entry: Path) -> Path:
     """Rename an entry to a draft's name, so that nobody opens it while its files are removed."""
-    aside = entry.with_name(f"{entry.name}.tmp-{os.getpid()}-{time.monotonic_ns()}")
+    aside = entry.with_name(
+        f"{entry.name}.tmp-{os.getpid()}-{time.monotonic_ns()}"
+    )
     try:
         return entry.rename(aside)
     except OSError:

@@ -118,7 +118,9 @@ class _Pass:
         """The number of an item's label, by first occurrence."""
         if self.labelled and not item.label:
             return DROPPED
-        return self.label_numbers.setdefault(item.label, len(self.label_numbers))
+        return self.label_numbers.setdefault(
+            item.label, len(self.label_numbers)
+        )
 
     def _count_classes(self, item: Item) -> None:
         """Count the classes of a target: of its boxes, its characters, or its pixels."""
@@ -130,7 +132,9 @@ class _Pass:
             self.mask_values.update(np.unique(values_of(item.target)).tolist())
 
     def name(self, number: int) -> str:
-        return shown(self.names[self.ends[number] : self.ends[number + 1]].decode())
+        return shown(
+            self.names[self.ends[number] : self.ends[number + 1]].decode()
+        )
 
     def _content(self, item: Item) -> int | None:
         """The first 8 bytes of the content's hash, or None for an item to drop."""
@@ -160,7 +164,9 @@ class _Pass:
         if named_kind and isinstance(item.data, bytes):
             kind = kind_of_data(item.data)
             if kind and kind != named_kind:
-                self.findings.warn("mislabelled-extension", f"{item.name} is {kind}")
+                self.findings.warn(
+                    "mislabelled-extension", f"{item.name} is {kind}"
+                )
 
 
 def _short(digest: str) -> int:
@@ -209,16 +215,21 @@ def _classes_of(
     if not checked.labelled:
         return _unlabelled_classes(checked, declared, counts)
     classes = {
-        name: counts.get(name, 0) for name in sorted(checked.label_numbers, key=_order)
+        name: counts.get(name, 0)
+        for name in sorted(checked.label_numbers, key=_order)
     }
     about_classes(checked.findings, classes)
     return table.labels, classes
 
 
-def _table_of(checked: _Pass, raw: NDArray[np.int32], sound: NDArray[np.intp]) -> Table:
+def _table_of(
+    checked: _Pass, raw: NDArray[np.int32], sound: NDArray[np.intp]
+) -> Table:
     """The sound items, their labels in order without those that have no sound item."""
     names = list(checked.label_numbers)
-    labels = sorted((names[number] for number in set(raw[sound].tolist())), key=_order)
+    labels = sorted(
+        (names[number] for number in set(raw[sound].tolist())), key=_order
+    )
     return Table(
         labels,
         _codes(names, labels)[raw[sound]],
@@ -239,10 +250,14 @@ def _splits_of(
 ) -> NDArray[np.int8]:
     """The split of each sound item."""
     if whole_classes:
-        return assign_classes(table.labels, table.codes, table.declared, table.prints)
+        return assign_classes(
+            table.labels, table.codes, table.declared, table.prints
+        )
     groups = np.array(checked.groups, np.uint64)[sound]
     enough = len(np.unique(groups)) >= len(SPLITS)
-    return assign(table.codes, table.declared, groups if enough else table.prints)
+    return assign(
+        table.codes, table.declared, groups if enough else table.prints
+    )
 
 
 def _unlabelled_classes(
@@ -253,7 +268,9 @@ def _unlabelled_classes(
     """
     if declared:
         masks = checked.mask_values
-        return declared, {name: masks[number] for number, name in enumerate(declared)}
+        return declared, {
+            name: masks[number] for number, name in enumerate(declared)
+        }
     occurrences = checked.mentions or counts
     labels = sorted(filter(None, occurrences), key=_order)
     return labels, {name: occurrences[name] for name in labels}
@@ -271,7 +288,9 @@ def _index_of(
     all_splits = np.full(len(checked.labels), DROPPED, np.int8)
     all_codes[sound] = _codes(table.labels, labels)[table.codes]
     all_splits[sound] = splits
-    return Index.of(labels, all_codes, all_splits, np.array(checked.prints, np.uint64))
+    return Index.of(
+        labels, all_codes, all_splits, np.array(checked.prints, np.uint64)
+    )
 
 
 def _order(label: str) -> tuple[int, int, str]:

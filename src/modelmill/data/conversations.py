@@ -11,5 +11,6 @@ ANSWER = "assistant:\n"
 def spoken(messages: Sequence[Mapping[str, str]]) -> str:
     """Messages (dictionaries of `role` and `content`) as one text."""
     return "".join(
-        f"{message['role']}:\n{message['content']}{NEXT}" for message in messages
+        f"{message['role']}:\n{message['content']}{NEXT}"
+        for message in messages
     )

@@ -78,7 +78,9 @@ class Findings:
 
     def conclude(self) -> list[Finding]:
         """All findings in the order of `MESSAGES`, with their messages."""
-        findings = [self._findings[kind] for kind in MESSAGES if kind in self._findings]
+        findings = [
+            self._findings[kind] for kind in MESSAGES if kind in self._findings
+        ]
         for finding in findings:
             finding.message = MESSAGES[finding.kind].format(
                 text=self._texts.get(finding.kind, ""),
@@ -93,13 +95,17 @@ class Findings:
         count: int,
         example: str,
     ) -> None:
-        finding = self._findings.setdefault(kind, Finding(kind, 0, severity, "", []))
+        finding = self._findings.setdefault(
+            kind, Finding(kind, 0, severity, "", [])
+        )
         finding.count += count
         if example and len(finding.examples) < EXAMPLES:
             finding.examples.append(shown(example, 400))
 
 
-def about_contents(findings: Findings, table: Table, splits: NDArray[np.int8]) -> None:
+def about_contents(
+    findings: Findings, table: Table, splits: NDArray[np.int8]
+) -> None:
     """Warn of contents that occur more than once: duplicates, leaks between splits, two labels."""
     for group in _groups(table.prints):
         _about_conflict(findings, table, group)
@@ -110,7 +116,9 @@ def about_contents(findings: Findings, table: Table, splits: NDArray[np.int8]) -
         _about_duplicates(findings, table, splits, group)
 
 
-def _about_conflict(findings: Findings, table: Table, group: NDArray[np.intp]) -> None:
+def _about_conflict(
+    findings: Findings, table: Table, group: NDArray[np.intp]
+) -> None:
     """Warn of items of one content with different labels."""
     if other := _differs(table.codes[group]):
         pair = [table.labelled(group[at]) for at in (0, other)]
@@ -134,10 +142,14 @@ def _about_duplicates(
 
 def about_classes(findings: Findings, classes: dict[str, int]) -> None:
     """Warn of classes that are too small, too few or imbalanced; `classes` counts sound items."""
-    present = Counter({label: count for label, count in classes.items() if count})
+    present = Counter(
+        {label: count for label, count in classes.items() if count}
+    )
     sizes = present.most_common()
     if len(sizes) < 2:
-        findings.warn("one-class", sizes[0][0] if sizes else "", count=len(sizes))
+        findings.warn(
+            "one-class", sizes[0][0] if sizes else "", count=len(sizes)
+        )
     for label, count in classes.items():
         if count < FEW:
             findings.warn("few-items", f"{label}: {count}")
@@ -164,7 +176,9 @@ def about_splits(findings: Findings, table: Table) -> None:
     """
     if val_measures(table.declared):
         findings.warn("val-as-test", count=int((table.declared == VAL).sum()))
-    elif (table.declared != UNDECLARED).any() and not (table.declared == TEST).any():
+    elif (table.declared != UNDECLARED).any() and not (
+        table.declared == TEST
+    ).any():
         findings.warn("no-test-split")
 
 
@@ -176,7 +190,9 @@ def _groups(prints: NDArray[np.uint64]) -> Iterator[NDArray[np.intp]]:
         yield order[starts[run] : starts[run] + sizes[run]]
 
 
-def _runs(ordered: NDArray[np.uint64]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def _runs(
+    ordered: NDArray[np.uint64],
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Where values that occur more than once begin in a sorted array, and how often they occur."""
     is_new = np.r_[True, ordered[1:] != ordered[:-1]][: len(ordered)]
     starts = np.flatnonzero(is_new)
@@ -195,4 +211,6 @@ def _counted(count: int, words: str) -> str:
 
 def _class_sizes(sizes: list[tuple[str, int]]) -> str:
     counts = [f"{shown(label, 40)} {count}" for label, count in sizes]
-    return ", ".join(counts if len(counts) <= 12 else [*counts[:6], "…", *counts[-5:]])
+    return ", ".join(
+        counts if len(counts) <= 12 else [*counts[:6], "…", *counts[-5:]]
+    )

@@ -85,7 +85,9 @@ class Items:
 def _packed(item: Item) -> bytes:
     data: Any = item.data
     shape = None
-    if isinstance(data, np.ndarray):  # a tenth of the time that pickling it takes
+    if isinstance(
+        data, np.ndarray
+    ):  # a tenth of the time that pickling it takes
         shape = data.shape
         data = data.tobytes()
     parts = (item.name, item.label, data, item.split, item.problem, item.target)

@@ -16,7 +16,9 @@ KINDS = {
     "netpbm": "pbm pgm ppm pnm pam pfm",
 }
 BY_EXTENSION = {
-    extension: kind for kind, words in KINDS.items() for extension in words.split()
+    extension: kind
+    for kind, words in KINDS.items()
+    for extension in words.split()
 }
 NOT_PICTURES = frozenset(
     (

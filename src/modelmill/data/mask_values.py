@@ -73,7 +73,9 @@ def _numbered(names: list[str], ignored: set[int]) -> Classes:
     return Classes([names[value] for value in used] if names else [], table)
 
 
-def class_names(source: Source, classes: Classes, masks: Iterable[str]) -> list[str]:
+def class_names(
+    source: Source, classes: Classes, masks: Iterable[str]
+) -> list[str]:
     """All classes in order; without declared names `class VALUE` up to the largest value in use.
 
     Raises `InvalidInput` where there are fewer than two.
@@ -108,7 +110,9 @@ def pair(
     return Item.later(picture, "", split, read)
 
 
-def _content(source: Source, picture: str, mask: str, classes: Classes) -> Content:
+def _content(
+    source: Source, picture: str, mask: str, classes: Classes
+) -> Content:
     data = source.read(picture)
     try:
         target = _target(source.read(mask), upright_size(data), classes)
@@ -125,7 +129,10 @@ def values_of(data: bytes) -> Values:
         return _decoded(data)
     except (MillError, MemoryError):
         raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except (
+        Image.DecompressionBombError,
+        Image.DecompressionBombWarning,
+    ) as error:
         raise TooLarge(f"it claims more than {MAX_PIXELS:,} pixels") from error
     except UnidentifiedImageError as error:
         raise InvalidInput(
@@ -142,7 +149,9 @@ def _decoded(data: bytes) -> Values:
     """The values of a mask file; raises Pillow's errors too."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with Image.open(io.BytesIO(data), formats=("PNG", "BMP", "TIFF")) as image:
+        with Image.open(
+            io.BytesIO(data), formats=("PNG", "BMP", "TIFF")
+        ) as image:
             _check_pixels(image.width * image.height)
             return _numbers(
                 np.asarray(image.convert("L") if image.mode == "LA" else image)
@@ -178,7 +187,9 @@ def to_png(mask: Values) -> bytes:
     return out.getvalue()
 
 
-def _target(data: bytes, size: tuple[int, int] | None, classes: Classes) -> bytes:
+def _target(
+    data: bytes, size: tuple[int, int] | None, classes: Classes
+) -> bytes:
     """A mask in class numbers, as a PNG; raises `InvalidInput`."""
     values = values_of(data)
     if size is not None:
@@ -245,7 +256,9 @@ def _listed(text: str) -> list[str]:
     """The names of a file of classes, one a line; without their numbers, where all lines have
     theirs.
     """
-    lines = [stripped for line in text.splitlines() if (stripped := line.strip())]
+    lines = [
+        stripped for line in text.splitlines() if (stripped := line.strip())
+    ]
     matches = [match for line in lines if (match := NUMBERED.fullmatch(line))]
     numbers = [int(match[1][:9]) for match in matches]
     if numbers != list(range(len(lines))):
@@ -266,7 +279,9 @@ def _distinct(file: str, names: list[str]) -> list[str]:
 
 
 def _ignored(options: Mapping[str, str]) -> set[int]:
-    words = [word.strip() for word in options.get("ignore", str(IGNORED)).split(",")]
+    words = [
+        word.strip() for word in options.get("ignore", str(IGNORED)).split(",")
+    ]
     if not all(map(_is_mask_value, words)):
         raise InvalidInput(
             f"ignore={options['ignore']:.40}: mask values from 0 to 255 are wanted, such as 0,255"
@@ -302,5 +317,7 @@ def _black_and_white(source: Source, masks: Sequence[str]) -> bool:
 
 def _sample_of(masks: Sequence[str]) -> list[str]:
     """Some masks, evenly spaced."""
-    places = np.linspace(0, len(masks) - 1, min(SAMPLED, len(masks))).astype(int)
+    places = np.linspace(0, len(masks) - 1, min(SAMPLED, len(masks))).astype(
+        int
+    )
     return [masks[at] for at in places]

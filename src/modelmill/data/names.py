@@ -12,7 +12,8 @@ Member = TypeVar("Member")
 
 JUNK = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
 NOTE = re.compile(
-    r"(?:readme|licen[sc]e)[^/]*?(?:\.(?:txt|rst|html|pdf))?|[^/]*\.md", re.IGNORECASE
+    r"(?:readme|licen[sc]e)[^/]*?(?:\.(?:txt|rst|html|pdf))?|[^/]*\.md",
+    re.IGNORECASE,
 )
 TABLE = re.compile(r".*\.(?:csv|tsv|zip)", re.IGNORECASE)
 ALIASES = {
@@ -163,13 +164,17 @@ def _walk(
 ) -> Iterator[tuple[str, Path]]:
     for entry in os.scandir(folder):
         # Names that are not UTF-8 could not travel as JSON.
-        name = prefix + os.fsencode(entry.name).decode("utf-8", "backslashreplace")
+        name = prefix + os.fsencode(entry.name).decode(
+            "utf-8", "backslashreplace"
+        )
         real = _real_path(entry, parents[-1])
         if is_junk(name) or os.path.commonpath((real, root)) != root:
             continue
         if entry.is_dir():
             if real not in parents:  # a link to a parent would never end
-                yield from _walk(Path(entry.path), f"{name}/", root, (*parents, real))
+                yield from _walk(
+                    Path(entry.path), f"{name}/", root, (*parents, real)
+                )
         elif entry.is_file():
             yield name, Path(entry.path)
 

@@ -37,7 +37,9 @@ def pack(path: Path, target: BinaryIO | Path) -> None:
 
 
 def _opened(target: BinaryIO | Path) -> AbstractContextManager[BinaryIO]:
-    return target.open("wb") if isinstance(target, Path) else nullcontext(target)
+    return (
+        target.open("wb") if isinstance(target, Path) else nullcontext(target)
+    )
 
 
 def _copy(file: Path, out: BinaryIO | IO[bytes]) -> None:

@@ -36,7 +36,9 @@ class Report(msgspec.Struct):
 
     def lines(self) -> list[str]:
         """A summary line, then one for each finding."""
-        splits = ", ".join(f"{name} {count}" for name, count in self.splits.items())
+        splits = ", ".join(
+            f"{name} {count}" for name, count in self.splits.items()
+        )
         classes = sum(count > 0 for count in self.classes.values())
         total = f"{self.items} items, {self.sound} sound, {classes} classes ({splits})"
         return [total, *map(_line, self.findings)]
@@ -80,7 +82,9 @@ class Index(msgspec.Struct):
 
     def label_array(self) -> NDArray[np.int32]:
         """The label of each item, int32 [items], -1 where it was dropped."""
-        return np.frombuffer(self.label_codes, "<i4").astype(np.int32, copy=False)
+        return np.frombuffer(self.label_codes, "<i4").astype(
+            np.int32, copy=False
+        )
 
     def split_array(self) -> NDArray[np.int8]:
         """The split of each item, int8 [items], -1 where it was dropped."""
@@ -106,7 +110,11 @@ class Index(msgspec.Struct):
             raise from_os(error, "reading the index of the data") from error
         except msgspec.DecodeError as error:
             raise _damaged(str(error), path) from error
-        if not len(index) == len(index.label_codes) / 4 == len(index.prints) / 8:
+        if (
+            not len(index)
+            == len(index.label_codes) / 4
+            == len(index.prints) / 8
+        ):
             raise _damaged("its arrays disagree", path)
         return index
 

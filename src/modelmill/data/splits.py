@@ -37,7 +37,9 @@ def assign(
     (hashes of content, or of group keys) within the class: independent of their order, and items of
     one class with equal fingerprints stay together.
     """
-    splits: Codes = np.where(declared == UNDECLARED, TRAIN, declared).astype(np.int8)
+    splits: Codes = np.where(declared == UNDECLARED, TRAIN, declared).astype(
+        np.int8
+    )
     if val_measures(declared):
         splits[splits == VAL] = TEST
     missing = _missing_splits(declared, splits)
@@ -89,12 +91,17 @@ def assign_classes(
     if (declared != UNDECLARED).any() or len(names) < LEAST_CLASSES:
         return assign(labels, declared, prints)
     splits = _split_of_classes(sorted(names, key=_hash))
-    return np.array([splits.get(name, TRAIN) for name in names], np.int8)[labels]
+    return np.array([splits.get(name, TRAIN) for name in names], np.int8)[
+        labels
+    ]
 
 
 def _split_of_classes(order: list[str]) -> dict[str, int]:
     """The classes that are held out, of all by their rank."""
-    test = _classes_of_folders(order) or order[: max(2, len(order) // TEST_CLASSES)]
+    test = (
+        _classes_of_folders(order)
+        or order[: max(2, len(order) // TEST_CLASSES)]
+    )
     rest = [name for name in order if name not in set(test)]
     val = rest[: max(2, round(len(rest) / SHARE))]
     return dict.fromkeys(test, TEST) | dict.fromkeys(val, VAL)

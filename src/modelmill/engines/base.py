@@ -146,7 +146,9 @@ class Engine(ABC):
 
         Raises as `open` does, and `InvalidInput` where the engine has none.
         """
-        raise InvalidInput("the engine has no models that answer token by token")
+        raise InvalidInput(
+            "the engine has no models that answer token by token"
+        )
 
     def signature(self, folder: Path) -> Signature:
         """Inputs and outputs of a bare model, free axes as -1.
@@ -270,7 +272,9 @@ def check_inputs(
         _check_input(name, spec, arrays[name])
 
 
-def _check_input(name: str, spec: TensorSpec, array: np.ndarray[Any, Any]) -> None:
+def _check_input(
+    name: str, spec: TensorSpec, array: np.ndarray[Any, Any]
+) -> None:
     if array.dtype != np.dtype(NUMPY[spec.datatype]):
         raise ModelFailed(
             f"the model failed: input '{name}' wants {spec.datatype}, given: {array.dtype}"

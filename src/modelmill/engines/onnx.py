@@ -26,7 +26,9 @@ from modelmill.types import TensorSpec
 
 INT8 = "int8"
 """The variant of models that answer token by token: weights in 8 bits."""
-ONNX_BFLOAT16 = 16  # TensorProto.DataType; the package onnx is not needed to serve
+ONNX_BFLOAT16 = (
+    16  # TensorProto.DataType; the package onnx is not needed to serve
+)
 
 KINDS = {
     "tensor(bool)": "BOOL",
@@ -59,7 +61,8 @@ class OnnxSession:
     def __init__(self, path: Path, threads: int) -> None:
         self._session = open_graph(path, threads)
         self._inputs = {
-            one.name: KINDS.get(one.type, "") for one in self._session.get_inputs()
+            one.name: KINDS.get(one.type, "")
+            for one in self._session.get_inputs()
         }
         self._outputs = [output.name for output in self._session.get_outputs()]
         self._plain = {"BF16", "BYTES"}.isdisjoint(self._inputs.values())
@@ -75,7 +78,9 @@ class OnnxSession:
         except InvalidInput:
             raise
         except Exception as error:
-            raise ModelFailed(f"the model failed: {reason(error, 300)}") from error
+            raise ModelFailed(
+                f"the model failed: {reason(error, 300)}"
+            ) from error
 
     def _results(self, arrays: Mapping[str, Array]) -> Iterator[Array]:
         """The outputs, in order."""
@@ -88,14 +93,18 @@ class OnnxSession:
             return map(_bytes, self._session.run(self._outputs, feed))
         # numpy has no such type, so the runtime gives it only as a value of its own
         boxed = {name: _boxed(one) for name, one in feed.items()}
-        return map(_unboxed, self._session.run_with_ort_values(self._outputs, boxed))
+        return map(
+            _unboxed, self._session.run_with_ort_values(self._outputs, boxed)
+        )
 
     def _value(self, name: str, array: Array) -> Any:
         """An array as the runtime takes it; raises `InvalidInput` for BYTES that are not UTF-8."""
         datatype = self._inputs.get(name)
         if datatype == "BF16" and array.dtype == ml_dtypes.bfloat16:
             bits = np.ascontiguousarray(array).view(np.uint16)
-            return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, ONNX_BFLOAT16)
+            return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(
+                bits, ONNX_BFLOAT16
+            )
         return _texts(array) if datatype == "BYTES" else array
 
 
@@ -136,7 +145,9 @@ class OnnxEngine(Engine):
         try:
             session = load(folder / FILE, 1, optimise=False)
         except Exception as error:
-            raise InvalidInput(f"{FILE} can't be served: {reason(error)}") from error
+            raise InvalidInput(
+                f"{FILE} can't be served: {reason(error)}"
+            ) from error
         return _signature(session)
 
     def sample(self, folder: Path, datatype: str) -> Sample:
@@ -171,7 +182,9 @@ def _spec(what: str, one: Any) -> TensorSpec:
 def _unfit(what: str, one: Any) -> InvalidInput:
     hint = ""
     if one.type.startswith("seq(map("):
-        hint = "; convert a scikit-learn classifier with the option zipmap=False"
+        hint = (
+            "; convert a scikit-learn classifier with the option zipmap=False"
+        )
     return InvalidInput(
         f"{what} '{one.name}' is of the type {one.type}, which can't be served: "
         f"tensors of {', '.join(DATATYPES)} can{hint}"
@@ -184,7 +197,9 @@ def _texts(array: Array) -> Array:
     """
     # the runtime reads beyond the end of numpy's fixed-size strings
     if array.dtype != object:
-        raise TypeError(f"BYTES come as an array of objects, not of {array.dtype}")
+        raise TypeError(
+            f"BYTES come as an array of objects, not of {array.dtype}"
+        )
     texts = np.empty(array.size, object)
     try:
         texts[:] = [str(element, "utf-8") for element in array.flat]
@@ -229,7 +244,9 @@ def _gives_bf16(session: Any) -> bool:
     Python runs both.
     """
     gives = any(one.type == "tensor(bfloat16)" for one in session.get_outputs())
-    if gives and any(one.type == "tensor(string)" for one in session.get_inputs()):
+    if gives and any(
+        one.type == "tensor(string)" for one in session.get_inputs()
+    ):
         raise InvalidInput(
             "a model with BYTES inputs can't have BF16 outputs: give them out as FP32 (a Cast node)"
         )

@@ -37,7 +37,9 @@ def _sample_graph(datatype: str) -> "GraphProto":
     from onnx import TensorProto, helper
 
     element = TensorProto.DataType.Value(ONNX_NAMES.get(datatype, datatype))
-    x, y = (helper.make_tensor_value_info(name, element, ["n", 3]) for name in "xy")
+    x, y = (
+        helper.make_tensor_value_info(name, element, ["n", 3]) for name in "xy"
+    )
     nodes, weights = _tanh_of_product() if datatype == "FP32" else _copy()
     return helper.make_graph(nodes, "sample", [x], [y], weights)
 

@@ -11,7 +11,8 @@ from modelmill.errors import BundleCorrupt
 ort.set_default_logger_severity(3)
 
 CODE = re.compile(
-    r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*? failed:)?", re.DOTALL
+    r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*? failed:)?",
+    re.DOTALL,
 )
 """How the runtime's errors begin."""
 SHORT_DATA = re.compile(
@@ -28,8 +29,12 @@ def load(path: Path, threads: int, optimise: bool = True) -> Any:
     # not between runs.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if not optimise:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        options.graph_optimization_level = (
+            ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        )
+    return ort.InferenceSession(
+        str(path), options, providers=["CPUExecutionProvider"]
+    )
 
 
 def open_graph(path: Path, threads: int) -> Any:
@@ -38,7 +43,9 @@ def open_graph(path: Path, threads: int) -> Any:
         return load(path, threads)
     # onnxruntime raises its own kinds, none of them public
     except Exception as error:
-        raise BundleCorrupt(f"{path.name} can't be loaded: {reason(error)}") from error
+        raise BundleCorrupt(
+            f"{path.name} can't be loaded: {reason(error)}"
+        ) from error
 
 
 def reason(error: Exception, limit: int = 200) -> str:
@@ -58,9 +65,7 @@ def _about_external_data(text: str) -> str:
     if found := re.search(r'External data path does not exist: "(.*?)"', text):
         return f"its external data are missing: {Path(found[1]).name}"
     if found := SHORT_DATA.search(text):
-        return (
-            f"its external data are too short: the weight '{found[1]}' is not in them"
-        )
+        return f"its external data are too short: the weight '{found[1]}' is not in them"
     if "escapes model directory" in text or "Absolute path not allowed" in text:
         return "it names external data outside its folder"
     return ""

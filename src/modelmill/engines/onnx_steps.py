@@ -68,7 +68,9 @@ class Steps:
         """
         part = np.array([ids], np.int64)
         return np.asarray(
-            self._run(slice(slot, slot + 1), part, np.array([past + len(ids)]))[0, -1]
+            self._run(slice(slot, slot + 1), part, np.array([past + len(ids)]))[
+                0, -1
+            ]
         )
 
     def step(self, tokens: Sequence[int], lengths: Sequence[int]) -> Logits:
@@ -78,7 +80,10 @@ class Steps:
         count = len(tokens)
         rows = max(count, LEAST_ROWS)
         # A row that fills up writes to the last place of its slot, which no text ever uses.
-        ids, after = np.zeros((rows, 1), np.int64), np.full(rows, self.places, np.int64)
+        ids, after = (
+            np.zeros((rows, 1), np.int64),
+            np.full(rows, self.places, np.int64),
+        )
         ids[:count, 0], after[:count] = tokens, np.array(lengths) + 1
         return self._run(slice(0, rows), ids, after)[:count, -1]
 
@@ -103,7 +108,9 @@ class Steps:
                 f"ids wants the shape [1 or more, 1 to {self.places}], not {list(ids.shape)}"
             )
         if ids.min() < 0 or ids.max() >= self._tokens:
-            raise InvalidInput(f"ids are whole numbers from 0 to {self._tokens - 1:,}")
+            raise InvalidInput(
+                f"ids are whole numbers from 0 to {self._tokens - 1:,}"
+            )
         if ids.size > self._most:
             raise InvalidInput(
                 f"the logits of {ids.size:,} tokens are too large: send at most {self._most:,} at "
@@ -137,7 +144,9 @@ class Steps:
         try:
             self._session.run_with_iobinding(binding)
         except Exception as error:
-            raise ModelFailed(f"the model failed: {reason(error, 300)}") from error
+            raise ModelFailed(
+                f"the model failed: {reason(error, 300)}"
+            ) from error
         logits: Logits = binding.get_outputs()[0].numpy()
         return logits
 
@@ -158,7 +167,10 @@ def _most_slots(pasts: Sequence[Any]) -> int:
 
 def _empty_cache(pasts: Sequence[Any], rows: int) -> dict[str, Cache]:
     """Keys and values by the names of their inputs, FP32 [rows, heads, places, width] each."""
-    return {past.name: np.zeros((rows, *past.shape[1:]), np.float32) for past in pasts}
+    return {
+        past.name: np.zeros((rows, *past.shape[1:]), np.float32)
+        for past in pasts
+    }
 
 
 class StepWriter(Generator):

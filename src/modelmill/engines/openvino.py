@@ -76,7 +76,9 @@ class OpenvinoSession:
             port.node.friendly_name: _input(port) for port in compiled.inputs
         }
         self._int64 = [
-            name for name, spec in self._inputs.items() if spec.datatype == "INT64"
+            name
+            for name, spec in self._inputs.items()
+            if spec.datatype == "INT64"
         ]
         self._outputs = [_output(port) for port in compiled.outputs]
         self._request = compiled.create_infer_request()
@@ -95,7 +97,9 @@ class OpenvinoSession:
             try:
                 results = self._request.infer(dict(arrays))
             except Exception as error:
-                raise ModelFailed(f"the model failed: {_reason(error)}") from error
+                raise ModelFailed(
+                    f"the model failed: {_reason(error)}"
+                ) from error
         return {name: results[i] for i, name in enumerate(self._outputs)}
 
 
@@ -147,7 +151,9 @@ ENGINE = OpenvinoEngine()
 def _compiled(path: Path, threads: int, precision: str) -> ov.CompiledModel:
     """Raises `BundleCorrupt`, and `InvalidInput` for what the processor or OpenVINO lacks."""
     if not path.is_file():
-        raise BundleCorrupt(f"{path.name} can't be loaded: there is no such file")
+        raise BundleCorrupt(
+            f"{path.name} can't be loaded: there is no such file"
+        )
     core = ov.Core()
     _check_precision(core, precision)
     try:
@@ -173,7 +179,9 @@ def _check_precision(core: ov.Core, precision: str) -> None:
 
 def _not_compiled(path: Path, error: RuntimeError) -> MillError:
     """The error of a graph that OpenVINO refuses."""
-    found = re.search(r"No conversion rule found for operations: (.*)", str(error))
+    found = re.search(
+        r"No conversion rule found for operations: (.*)", str(error)
+    )
     if found is None:
         return BundleCorrupt(f"{path.name} can't be loaded: {_reason(error)}")
     return InvalidInput(
@@ -203,7 +211,9 @@ def _input(port: Any) -> TensorSpec:
             f"input '{port.any_name}' has no declared axes; the first has to be the batch"
         )
     shape = [-1 if axis.is_dynamic else axis.get_length() for axis in axes]
-    return TensorSpec(name=port.node.friendly_name, datatype=datatype, shape=shape)
+    return TensorSpec(
+        name=port.node.friendly_name, datatype=datatype, shape=shape
+    )
 
 
 def _datatype(what: str, port: Any) -> str:

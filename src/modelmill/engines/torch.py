@@ -103,16 +103,22 @@ class TorchSession:
         check_inputs(self._inputs, arrays)
         given = [arrays[name] for name in self._inputs]
         if len({len(array) for array in given}) > 1:
-            raise ModelFailed("the model failed: its inputs have other numbers of rows")
+            raise ModelFailed(
+                "the model failed: its inputs have other numbers of rows"
+            )
         return given
 
     def _answers(self, given: Sequence[Array]) -> list[Array]:
         with self._running:
             try:
-                answer = self._call([_tensor(self._torch, one) for one in given])
+                answer = self._call(
+                    [_tensor(self._torch, one) for one in given]
+                )
                 return [_array(self._torch, one) for one in answer]
             except Exception as error:
-                raise ModelFailed(f"the model failed: {_reason(error)}") from error
+                raise ModelFailed(
+                    f"the model failed: {_reason(error)}"
+                ) from error
 
     def _call(self, tensors: "Sequence[Tensor]") -> "Sequence[Tensor]":
         torch = self._torch
@@ -193,7 +199,9 @@ def _sample_network(datatype: str) -> "Module":
     class Net(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.weights = torch.nn.Buffer(torch.from_numpy(SAMPLE_WEIGHTS.copy()))
+            self.weights = torch.nn.Buffer(
+                torch.from_numpy(SAMPLE_WEIGHTS.copy())
+            )
 
         def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
             if datatype == "FP32":
@@ -209,7 +217,9 @@ def loaded(path: Path) -> "ExportedProgram":
     if not path.is_file():
         raise _not_loaded(path, "there is no such file")
     if not zipfile.is_zipfile(path):
-        raise _not_loaded(path, "it is no program of torch.export, or it was cut off")
+        raise _not_loaded(
+            path, "it is no program of torch.export, or it was cut off"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch about its own insides
@@ -241,7 +251,9 @@ def _inputs_of(
         if isinstance(name, str)
     ]
     if len(inputs) != program.call_spec.in_spec.num_leaves or not inputs:
-        raise InvalidInput(f"{FILE} takes other things than tensors, or nothing")
+        raise InvalidInput(
+            f"{FILE} takes other things than tensors, or nothing"
+        )
     return inputs
 
 
@@ -250,14 +262,19 @@ def _outputs_of(
 ) -> list[TensorSpec]:
     answers = program.graph_signature.user_outputs
     return [
-        _spec("output", name, values[answer] if isinstance(answer, str) else None)
+        _spec(
+            "output", name, values[answer] if isinstance(answer, str) else None
+        )
         for name, answer in zip(_output_names(program), answers, strict=True)
     ]
 
 
 def _check_arguments(program: "ExportedProgram") -> None:
     positional, keywords = program.call_spec.in_spec.children()
-    if any(not one.is_leaf() for one in (*positional.children(), *keywords.children())):
+    if any(
+        not one.is_leaf()
+        for one in (*positional.children(), *keywords.children())
+    ):
         raise InvalidInput(
             f"{FILE} takes lists or dictionaries: export a module whose arguments are tensors"
         )
@@ -280,7 +297,9 @@ def _keywords(program: "ExportedProgram") -> list[str]:
 
 
 def _spec(what: str, name: str, value: Any) -> TensorSpec:
-    kind = str(getattr(value, "dtype", type(value).__name__)).removeprefix("torch.")
+    kind = str(getattr(value, "dtype", type(value).__name__)).removeprefix(
+        "torch."
+    )
     if kind not in KINDS:
         raise _unfit(what, name, kind)
     if not value.ndim:
@@ -317,21 +336,27 @@ def _tensor(torch: Any, array: Array) -> "Tensor":
     """An array as a tensor; shared where it can be written, which torch insists on."""
     own = np.require(array, requirements=["C", "W"])
     if own.dtype == ml_dtypes.bfloat16:
-        return cast("Tensor", torch.from_numpy(own.view(np.int16)).view(torch.bfloat16))
+        return cast(
+            "Tensor", torch.from_numpy(own.view(np.int16)).view(torch.bfloat16)
+        )
     return cast("Tensor", torch.from_numpy(own))
 
 
 def _array(torch: Any, tensor: "Tensor") -> Array:
     tensor = tensor.contiguous()
     if tensor.dtype == torch.bfloat16:
-        return np.asarray(tensor.view(torch.int16).numpy()).view(ml_dtypes.bfloat16)
+        return np.asarray(tensor.view(torch.int16).numpy()).view(
+            ml_dtypes.bfloat16
+        )
     return np.asarray(tensor.numpy())
 
 
 def _own(array: Array, given: Sequence[Array]) -> Array:
     """An answer that no later input can change: a program may give back what it was given."""
     return (
-        array.copy() if any(np.may_share_memory(array, one) for one in given) else array
+        array.copy()
+        if any(np.may_share_memory(array, one) for one in given)
+        else array
     )
 
 

@@ -25,7 +25,10 @@ Array = np.ndarray[Any, Any]
 
 
 def convert(
-    network: Any, inputs: list[TensorSpec], outputs: list[TensorSpec], folder: Path
+    network: Any,
+    inputs: list[TensorSpec],
+    outputs: list[TensorSpec],
+    folder: Path,
 ) -> list[str]:
     """A torch module as `model.onnx`: one file, with a dynamic batch. An ONNX `ModelProto` is
     written as it is.

@@ -60,7 +60,9 @@ class Generator:
 
     def cancel(self, names: Set[Any]) -> None:
         """Drop texts at once."""
-        self._waiting = deque(text for text in self._waiting if text.name not in names)
+        self._waiting = deque(
+            text for text in self._waiting if text.name not in names
+        )
         if self._reading is not None and self._reading.name in names:
             self._reading = None
         for slot in reversed(range(len(self._active))):
@@ -71,7 +73,11 @@ class Generator:
         """Decode one token of each active text, and prefill one chunk of the next prompt."""
         if self._active:
             yield from self._decode()
-        if self._reading is None and self._waiting and len(self._active) < self.slots:
+        if (
+            self._reading is None
+            and self._waiting
+            and len(self._active) < self.slots
+        ):
             self._reading, self._read = self._waiting.popleft(), 0
         if self._reading is not None:
             yield from self._prefill(self._reading)
@@ -178,7 +184,9 @@ def _end_reason(text: Text, stopped: bool, places: int) -> str:
     """Why a text ends with its last token; empty while it goes on."""
     if stopped:
         return STOP
-    is_full = len(text.tokens) >= text.how.max_tokens or text.length + 1 >= places
+    is_full = (
+        len(text.tokens) >= text.how.max_tokens or text.length + 1 >= places
+    )
     return LENGTH if is_full else ""
 
 
@@ -190,13 +198,16 @@ def _safe_text(text: Text) -> tuple[str, bool]:
     if place is not None:
         return text.text[text.emitted : max(text.emitted, place)], True
     held = max((_overlap(text.text, stop) for stop in text.how.stop), default=0)
-    return text.text[text.emitted : max(text.emitted, len(text.text) - held)], False
+    return text.text[
+        text.emitted : max(text.emitted, len(text.text) - held)
+    ], False
 
 
 def _stop_place(text: Text) -> int | None:
     """Where the first stop sequence begins; None while there is none."""
     places = [
-        text.text.find(stop, max(0, text.emitted - len(stop))) for stop in text.how.stop
+        text.text.find(stop, max(0, text.emitted - len(stop)))
+        for stop in text.how.stop
     ]
     return min((place for place in places if place >= 0), default=None)
 

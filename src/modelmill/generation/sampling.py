@@ -39,7 +39,9 @@ def _converted(name: str, value: Any) -> Any:
         return msgspec.convert(value, FIELDS[name])
     except msgspec.ValidationError as error:
         reason = str(error)
-        raise InvalidInput(f"{name}: {reason[0].lower()}{reason[1:]}") from error
+        raise InvalidInput(
+            f"{name}: {reason[0].lower()}{reason[1:]}"
+        ) from error
 
 
 def _check_stop(stop: Sequence[str]) -> None:
@@ -62,7 +64,11 @@ def choose(
     position alone. `previous` are the tokens that the repetition penalty applies to.
     """
     scores = logits.astype(np.float64)
-    if options.repetition_penalty != 1 and previous is not None and len(previous):
+    if (
+        options.repetition_penalty != 1
+        and previous is not None
+        and len(previous)
+    ):
         _penalise(scores, previous, options.repetition_penalty)
     if options.temperature == 0 or options.top_k == 1:
         return int(scores.argmax())
@@ -77,11 +83,15 @@ def _draw(shares: Shares, chance: float) -> int:
     return min(token, int(np.flatnonzero(shares)[-1]))
 
 
-def _penalise(scores: Shares, previous: np.ndarray[Any, Any], penalty: float) -> None:
+def _penalise(
+    scores: Shares, previous: np.ndarray[Any, Any], penalty: float
+) -> None:
     """Lower the scores of tokens that occurred (Keskar et al. 2019), in place."""
     present = np.unique(previous)
     scores[present] = np.where(
-        scores[present] > 0, scores[present] / penalty, scores[present] * penalty
+        scores[present] > 0,
+        scores[present] / penalty,
+        scores[present] * penalty,
     )
 
 
@@ -121,4 +131,6 @@ def logprobs(
     """The log-probability of a token, and the `count` most probable tokens with theirs."""
     scores = log_shares(logits.astype(np.float64))
     best = np.argsort(-scores, kind="stable")[:count]
-    return float(scores[token]), [(int(other), float(scores[other])) for other in best]
+    return float(scores[token]), [
+        (int(other), float(scores[other])) for other in best
+    ]

@@ -84,7 +84,9 @@ def check_trust(options: Options, what: str) -> None:
         )
 
 
-def bare(path: Path, engine: str, signature: Signature, options: Options) -> Manifest:
+def bare(
+    path: Path, engine: str, signature: Signature, options: Options
+) -> Manifest:
     """The manifest of a model without a task: tensors in, tensors out."""
     inputs, outputs = signature
     return Manifest(

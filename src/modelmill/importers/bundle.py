@@ -100,13 +100,17 @@ def _members(
     return {name: infos[top + name] for name in manifest.files}
 
 
-def _unpack(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> None:
+def _unpack(
+    archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path
+) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with archive.open(member) as source, target.open("wb") as out:
         shutil.copyfileobj(source, out, 1 << 20)
 
 
-def _check_sizes(path: Path, draft: Path, members: list[zipfile.ZipInfo]) -> None:
+def _check_sizes(
+    path: Path, draft: Path, members: list[zipfile.ZipInfo]
+) -> None:
     """Refuse a bomb before any of it is on the disk.
 
     A zip gives no more of a member than the size that it declares. Raises `InvalidInput`,

@@ -23,7 +23,9 @@ class OnnxImporter(Importer):
     def convert(self, path: Path, draft: Path, options: Options) -> Manifest:
         """The file itself, with the inputs and outputs that it names."""
         shutil.copyfile(path, draft / FILE)
-        return bare(path, "onnx", engine_named("onnx").signature(draft), options)
+        return bare(
+            path, "onnx", engine_named("onnx").signature(draft), options
+        )
 
 
 IMPORTER = OnnxImporter()

@@ -31,7 +31,9 @@ class TorchImporter(Importer):
         """The file itself, with the inputs and outputs of the program."""
         check_trust(options, f"a {FILE} of torch.export")
         shutil.copyfile(path, draft / FILE)
-        return bare(path, "torch", engine_named("torch").signature(draft), options)
+        return bare(
+            path, "torch", engine_named("torch").signature(draft), options
+        )
 
 
 IMPORTER = TorchImporter()

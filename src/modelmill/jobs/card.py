@@ -41,7 +41,9 @@ def model_card(name: str, manifest: Manifest, pictures: list[str]) -> str:
 
 def _evaluation(metrics: Json, pictures: list[str]) -> list[str]:
     """The figures, those of classes, what the model wrote, and pictures."""
-    numbers = {key: one for key, one in metrics.items() if isinstance(one, float)}
+    numbers = {
+        key: one for key, one in metrics.items() if isinstance(one, float)
+    }
     texts = {key: one for key, one in metrics.items() if isinstance(one, str)}
     return [
         "## Evaluation",
@@ -82,7 +84,11 @@ def _lineage(lineage: Lineage) -> list[str]:
 def brought_card(name: str, manifest: Manifest) -> str:
     """`README.md` of a model that was not trained here: what it takes and how it is answered."""
     task, lineage = manifest.task, manifest.lineage
-    what = f"A model for {task}" if task else "A model that takes and gives tensors"
+    what = (
+        f"A model for {task}"
+        if task
+        else "A model that takes and gives tensors"
+    )
     lines = [
         "---",
         f"library_name: {LIBRARY}",
@@ -145,12 +151,16 @@ def _main_result(manifest: Manifest) -> Json:
     return {
         "task": {"type": manifest.task},
         "dataset": {"name": dataset, "type": dataset},
-        "metrics": [{"type": metric, "value": round(metrics.get(metric, 0.0), 4)}],
+        "metrics": [
+            {"type": metric, "value": round(metrics.get(metric, 0.0), 4)}
+        ],
     }
 
 
 def _labels(labels: list[str]) -> str:
-    return f" with {len(labels)} label{'s' * (len(labels) > 1)}" if labels else ""
+    return (
+        f" with {len(labels)} label{'s' * (len(labels) > 1)}" if labels else ""
+    )
 
 
 def _per_class(rows: Json) -> list[str]:
@@ -170,7 +180,11 @@ def _samples(rows: list[Json]) -> list[str]:
     if not rows:
         return []
     head = [f"| {' | '.join(rows[0])} |", "|---" * len(rows[0]) + "|"]
-    return [*head, *(f"| {' | '.join(map(_safe, row.values()))} |" for row in rows), ""]
+    return [
+        *head,
+        *(f"| {' | '.join(map(_safe, row.values()))} |" for row in rows),
+        "",
+    ]
 
 
 def _safe(text: str) -> str:
@@ -204,7 +218,11 @@ def curves_picture(history: list[Json]) -> bytes:
     _draw(left, history, losses)
     left.set(title="Loss", xlabel="epoch")
     left.legend()
-    others = [key for key in history[0] if key.startswith("val_") and key not in losses]
+    others = [
+        key
+        for key in history[0]
+        if key.startswith("val_") and key not in losses
+    ]
     _draw(right, history, {key: _figure_name(key) for key in others})
     right.set(title="Validation", xlabel="epoch")
     if right.lines:
@@ -223,5 +241,7 @@ def _draw(axes: "Axes", history: list[Json], curves: dict[str, str]) -> None:
     epochs = [row["epoch"] for row in history]
     for key, name in curves.items():
         if key in history[0]:
-            axes.plot(epochs, [row[key] for row in history], marker=".", label=name)
+            axes.plot(
+                epochs, [row[key] for row in history], marker=".", label=name
+            )
     axes.grid(alpha=0.3)

@@ -44,8 +44,12 @@ def slowdown(before: Mapping[str, Times], after: Mapping[str, Times]) -> float:
         for name, now in after.items()
         if (then := before.get(name))
     ]
-    busiest = max(spent, key=lambda one: one.ran + one.waited, default=Times(0, 0))
-    return (busiest.ran + busiest.waited) / busiest.ran if busiest.ran > 0 else 1.0
+    busiest = max(
+        spent, key=lambda one: one.ran + one.waited, default=Times(0, 0)
+    )
+    return (
+        (busiest.ran + busiest.waited) / busiest.ran if busiest.ran > 0 else 1.0
+    )
 
 
 class Contention:

@@ -34,7 +34,9 @@ def evaluate(
     decoded, `Interrupted` when the job was asked to stop.
     """
     with every_script():
-        return model.task.evaluate(model, SplitItems(material, split, events, stop))
+        return model.task.evaluate(
+            model, SplitItems(material, split, events, stop)
+        )
 
 
 class SplitItems:
@@ -73,7 +75,7 @@ class SplitItems:
     def _watched(self, parts: Iterator[T], count: int) -> Iterator[T]:
         tell = self._events.counter("evaluating", count)
         for number, part in enumerate(parts, 1):
-            if self._stop.asked:
+            if self._stop.requested:
                 raise Interrupted
             yield part
             tell(number)

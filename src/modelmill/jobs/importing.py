@@ -90,7 +90,7 @@ def _progress(events: Events, stop: Stop) -> Callable[[int], None]:
     reported = [0.0]
 
     def progress(done: int) -> None:
-        if stop.asked:
+        if stop.requested:
             raise Interrupted
         if done and time.monotonic() - reported[0] > REPORT_SECONDS:
             reported[0] = time.monotonic()
@@ -110,7 +110,9 @@ def _refuse(spec: JobSpec, report: Report, least: int) -> None:
             f"'{spec.dataset['name']}' has {few(classes)}; {spec.task} needs at least {least}"
         )
     if spec.dataset["strict"] and report.findings:
-        kinds = [f"{finding.kind} ({finding.count})" for finding in report.findings]
+        kinds = [
+            f"{finding.kind} ({finding.count})" for finding in report.findings
+        ]
         raise InvalidInput(f"refused because of --strict: {', '.join(kinds)}")
 
 

@@ -19,7 +19,9 @@ from modelmill.types import WEIGHTS, Ancestor, Json, Manifest
 if TYPE_CHECKING:
     from torch import nn
 
-LEARNT = frozenset({"tokenizer", "units", "vocabulary", "minimum_count", "lowercase"})
+LEARNT = frozenset(
+    {"tokenizer", "units", "vocabulary", "minimum_count", "lowercase"}
+)
 """What a tokenizer was trained with: it can't be had without another tokenizer."""
 FITTED = frozenset({"max_length"})
 """What follows from the data of one task, and is no matter to the weights."""
@@ -48,7 +50,9 @@ class Base:
         )
         return [*lineage.chain, own]
 
-    def settings(self, recipe: ModuleType, task: str, given: Mapping[str, Any]) -> Json:
+    def settings(
+        self, recipe: ModuleType, task: str, given: Mapping[str, Any]
+    ) -> Json:
         """The settings that follow from it, and those `given`; raises `InvalidInput` for what can't
         go together.
 
@@ -63,8 +67,12 @@ class Base:
             for name in names(recipe.Settings())
             if same or not isinstance(known.get(name), float)
         ]
-        outside = [name for name in names(recipe.INPUT) if same or name not in FITTED]
-        taken = {name: known[name] for name in [*inside, *outside] if name in known}
+        outside = [
+            name for name in names(recipe.INPUT) if same or name not in FITTED
+        ]
+        taken = {
+            name: known[name] for name in [*inside, *outside] if name in known
+        }
         return taken | dict(given)
 
     def _refuse_other_tokenizer(self, given: Mapping[str, Any]) -> None:
@@ -95,7 +103,9 @@ class Base:
         preprocessing = msgspec.structs.replace(chosen.input, **derived)
         return msgspec.structs.replace(chosen, input=preprocessing)
 
-    def give(self, network: "nn.Module", head: set[str]) -> tuple[list[str], list[str]]:
+    def give(
+        self, network: "nn.Module", head: set[str]
+    ) -> tuple[list[str], list[str]]:
         """Put weights into a network; the names of those that were, and of those that stay as they
         are.
 
@@ -110,7 +120,9 @@ class Base:
         taken = [
             name
             for name, one in state.items()
-            if name in there and name not in head and there[name].shape == one.shape
+            if name in there
+            and name not in head
+            and there[name].shape == one.shape
         ]
         parameters = {name for name, _ in network.named_parameters()}
         if parameters.isdisjoint(taken):
@@ -138,7 +150,8 @@ def head_of(recipe: ModuleType, chosen: Plan, signature: Signature) -> set[str]:
     """The weights whose shape depends on the number of classes."""
     more = msgspec.structs.replace(signature, classes=signature.classes + 1)
     one, other = (
-        recipe.network(chosen.network, each).state_dict() for each in (signature, more)
+        recipe.network(chosen.network, each).state_dict()
+        for each in (signature, more)
     )
     return {
         name
@@ -156,13 +169,17 @@ def freeze(network: "nn.Module", parts: str, taken: list[str]) -> int:
     for part in filter(None, map(str.strip, parts.split(","))):
         frozen |= _weights_of(part, every.keys(), taken)
     if frozen >= every.keys():
-        raise InvalidInput(f"setting freeze={parts:.60}: nothing is left to train")
+        raise InvalidInput(
+            f"setting freeze={parts:.60}: nothing is left to train"
+        )
     for name in frozen:
         every[name].requires_grad_(False)
     return sum(every[name].numel() for name in frozen)
 
 
-def _weights_of(part: str, every: Collection[str], taken: list[str]) -> set[str]:
+def _weights_of(
+    part: str, every: Collection[str], taken: list[str]
+) -> set[str]:
     """The weights of a part, or those that were inherited; raises `InvalidInput` for none."""
     if part == INHERITED:
         found = {name for name in taken if name in every}
@@ -178,4 +195,8 @@ def _weights_of(part: str, every: Collection[str], taken: list[str]) -> set[str]
 def few(parts: list[str]) -> str:
     """Some names, and how many there are."""
     shown = ", ".join(parts[:SHOWN])
-    return f"{shown} and {len(parts) - SHOWN} more" if len(parts) > SHOWN else shown
+    return (
+        f"{shown} and {len(parts) - SHOWN} more"
+        if len(parts) > SHOWN
+        else shown
+    )

@@ -44,7 +44,9 @@ Change = Callable[[Batch], Batch]
 class State:
     """All that a checkpoint keeps: what has been learnt and how far the loop has come."""
 
-    def __init__(self, network: nn.Module, settings: TrainSettings, pace: Pace) -> None:
+    def __init__(
+        self, network: nn.Module, settings: TrainSettings, pace: Pace
+    ) -> None:
         self.network = network
         self.average: AveragedModel | None = None
         if settings.ema:
@@ -106,7 +108,11 @@ class State:
                 (f"optimiser{part}{number}", optimiser)
                 for number, optimiser in enumerate(optimisers)
             ]
-        return parts if self.average is None else [*parts, ("average", self.average)]
+        return (
+            parts
+            if self.average is None
+            else [*parts, ("average", self.average)]
+        )
 
 
 class Trained(NamedTuple):
@@ -148,7 +154,9 @@ class Loop:
         self.clock = clock
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.cast = _autocast(settings.precision, self.device)
-        self.steps = settings.epoch_steps or math.ceil(len(data) / settings.batch_size)
+        self.steps = settings.epoch_steps or math.ceil(
+            len(data) / settings.batch_size
+        )
         self.state = self._new_state(network)
         self.trained = 0
         self._sizes = aim.sizes(data.arrays) if aim.sizes is not None else None
@@ -193,12 +201,21 @@ class Loop:
         before = self.trained
         skip = state.step - epoch * self.steps
         for batch in batches(
-            self.data, self.settings, epoch, self.steps, skip, self.device, self._sizes
+            self.data,
+            self.settings,
+            epoch,
+            self.steps,
+            skip,
+            self.device,
+            self._sizes,
         ):
             self._train_batch(epoch, batch)
-            if self.stop.asked or time.monotonic() - self._saved > CHECKPOINT_SECONDS:
+            if (
+                self.stop.requested
+                or time.monotonic() - self._saved > CHECKPOINT_SECONDS
+            ):
                 self._save()
-                if self.stop.asked:
+                if self.stop.requested:
                     raise Interrupted
             if state.pace.over:
                 break
@@ -231,9 +248,9 @@ class Loop:
 
     def _ended(self) -> bool:
         history = self.state.history
-        return out_of_patience(history, self.settings.patience, self.aim.score) or bool(
-            history and self.state.pace.over
-        )
+        return out_of_patience(
+            history, self.settings.patience, self.aim.score
+        ) or bool(history and self.state.pace.over)
 
     def _close_epoch(self, speed: float) -> None:
         """Validate, remember the best weights, and write the epoch down."""
@@ -264,9 +281,14 @@ class Loop:
         loss = state.loss_sum / (state.step - (epoch - 1) * self.steps)
         return {
             "epoch": epoch,
-            "epochs": state.pace.epochs(state.step / self.steps, self.settings.epochs),
+            "epochs": state.pace.epochs(
+                state.step / self.steps, self.settings.epochs
+            ),
             "train_loss": round(loss, 5),
-            **{f"val_{name}": round(value, 5) for name, value in figures.items()},
+            **{
+                f"val_{name}": round(value, 5)
+                for name, value in figures.items()
+            },
             "samples_per_second": round(speed, 1),
         }
 
@@ -301,9 +323,9 @@ class Loop:
             step=self.state.step - epoch * self.steps,
             steps=self.steps,
             loss=round(loss, 5),
-            learning_rate=next(iter(self.state.parts.values()))[0].param_groups[0][
-                "lr"
-            ],
+            learning_rate=next(iter(self.state.parts.values()))[0].param_groups[
+                0
+            ]["lr"],
         )
 
     def _save(self) -> None:
@@ -350,7 +372,9 @@ def batches(
         yield _to_device(data.rows(parts[turn]), device)
 
 
-def _order(rng: np.random.Generator, count: int, wanted: int) -> NDArray[np.intp]:
+def _order(
+    rng: np.random.Generator, count: int, wanted: int
+) -> NDArray[np.intp]:
     """Items at random, each once before any of them comes again."""
     passes = math.ceil(wanted / count)
     order = np.concatenate([rng.permutation(count) for _ in range(passes)])
@@ -368,7 +392,9 @@ def _by_size(
 
 
 def _to_device(rows: Mapping[str, NDArray[Any]], device: str) -> Batch:
-    return {name: torch.from_numpy(array).to(device) for name, array in rows.items()}
+    return {
+        name: torch.from_numpy(array).to(device) for name, array in rows.items()
+    }
 
 
 def epoch_items(data: Arrays, settings: TrainSettings) -> int:
@@ -376,7 +402,9 @@ def epoch_items(data: Arrays, settings: TrainSettings) -> int:
     return settings.epoch_steps * settings.batch_size or len(data)
 
 
-def descend(state: State, part: str, value: Tensor, settings: TrainSettings) -> float:
+def descend(
+    state: State, part: str, value: Tensor, settings: TrainSettings
+) -> float:
     """One step of the optimisers of a part; returns the loss."""
     state.network.zero_grad(set_to_none=True)
     value.backward()  # type: ignore[no-untyped-call]
@@ -456,5 +484,7 @@ def _channels_last(network: nn.Module) -> nn.Module:
     """
     for value in [*network.parameters(), *network.buffers()]:
         if value.dim() == 4:
-            value.data = value.data.contiguous(memory_format=torch.channels_last)
+            value.data = value.data.contiguous(
+                memory_format=torch.channels_last
+            )
     return network

@@ -74,7 +74,8 @@ class Material:
         codes = self.index.label_array()[self._splits == SPLITS.index(split)]
         counts = np.bincount(codes[codes >= 0], minlength=len(self.labels))
         return {
-            label: int(count) for label, count in zip(self.labels, counts, strict=True)
+            label: int(count)
+            for label, count in zip(self.labels, counts, strict=True)
         }
 
     def items(self, split: str) -> Iterator[Item]:
@@ -86,7 +87,9 @@ class Material:
     def sample(self, split: str, most: int) -> list[Item]:
         """Items spread evenly over a split, always the same ones."""
         count = self.count(split)
-        places = np.linspace(0, count - 1, min(most, count)).astype(int).tolist()
+        places = (
+            np.linspace(0, count - 1, min(most, count)).astype(int).tolist()
+        )
         found = self.rows(split, places)
         rows = self._rows(split)
         for place, item in zip(places, found, strict=True):
@@ -96,12 +99,19 @@ class Material:
 
     def rows(self, split: str, chosen: Sequence[int]) -> list[Item]:
         """Some items of a split by their place in it, in the order asked for."""
-        rows = self._rows(split)[list(chosen)] if len(chosen) else np.array([], int)
+        rows = (
+            self._rows(split)[list(chosen)]
+            if len(chosen)
+            else np.array([], int)
+        )
         return [
-            self._sampled.get(row) or self._read(split, row) for row in rows.tolist()
+            self._sampled.get(row) or self._read(split, row)
+            for row in rows.tolist()
         ]
 
-    def decoded(self, split: str, task: Task, context: Context, folder: Path) -> Cached:
+    def decoded(
+        self, split: str, task: Task, context: Context, folder: Path
+    ) -> Cached:
         """A split as arrays mapped from the cache, decoded on the first use of this
         preprocessing.
         """
@@ -109,7 +119,7 @@ class Material:
 
         def build() -> Iterator[Row]:
             for item in self.items(split):
-                if self._stop.asked:
+                if self._stop.requested:
                     raise Interrupted
                 yield task.sample(item, context)
 
@@ -133,14 +143,18 @@ class Material:
 
     def _read(self, split: str, row: int) -> Item:
         item = self._items(split)[row]
-        if item.problem:  # the check has read it: the archive is not what it was
+        if (
+            item.problem
+        ):  # the check has read it: the archive is not what it was
             raise InvalidInput(f"'{item.name}' can't be read: {item.problem}")
         return item
 
     def _items(self, split: str) -> Items:
         if split not in self._found:
             together = self._together if split in self._together else (split,)
-            wanted = np.isin(self._splits, [SPLITS.index(one) for one in together])
+            wanted = np.isin(
+                self._splits, [SPLITS.index(one) for one in together]
+            )
             found = Items(self._walk(wanted), wanted, self._folder)
             self._open.callback(found.close)
             self._found |= dict.fromkeys(together, found)
@@ -153,10 +167,12 @@ class Material:
         )
         total = int(np.flatnonzero(wanted)[-1]) + 1
         tell = self._events.counter("reading", total)
-        for row, item in enumerate(self._reader.read(source, self.dataset["options"])):
+        for row, item in enumerate(
+            self._reader.read(source, self.dataset["options"])
+        ):
             if row % STEP == 0:
                 tell(row)
-                if self._stop.asked:
+                if self._stop.requested:
                     raise Interrupted
             yield item
 

@@ -93,7 +93,9 @@ def _manifest(base: Manifest, labels: list[str], lineage: Lineage) -> Manifest:
         task=task,
         engine=ENGINE,
         inputs=base.inputs,
-        outputs=[TensorSpec(name="scores", datatype="FP32", shape=[-1, len(labels)])],
+        outputs=[
+            TensorSpec(name="scores", datatype="FP32", shape=[-1, len(labels)])
+        ],
         preprocessing=msgspec.to_builtins(how),
         labels=labels,
         takes=classifier.takes,
@@ -160,7 +162,12 @@ def _vote(vectors: str) -> "list[NodeProto]":
         node("OneHot", hot, ["index.votes"]),
         node("Unsqueeze", ["index.weights", "index.last"], ["index.column"]),
         node("Mul", ["index.votes", "index.column"], ["index.shares"]),
-        node("ReduceSum", ["index.shares", "index.middle"], ["scores"], keepdims=0),
+        node(
+            "ReduceSum",
+            ["index.shares", "index.middle"],
+            ["scores"],
+            keepdims=0,
+        ),
     ]
 
 

@@ -29,7 +29,8 @@ class Muon(torch.optim.Optimizer):
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__(
-            params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+            params,
+            {"lr": lr, "momentum": momentum, "weight_decay": weight_decay},
         )
 
     @torch.no_grad()
@@ -40,13 +41,19 @@ class Muon(torch.optim.Optimizer):
                 if weight.grad is not None:
                     self._update(weight, weight.grad, group)
 
-    def _update(self, weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        average = self.state[weight].setdefault("average", torch.zeros_like(weight))
+    def _update(
+        self, weight: Tensor, gradient: Tensor, group: dict[str, Any]
+    ) -> None:
+        average = self.state[weight].setdefault(
+            "average", torch.zeros_like(weight)
+        )
         average.lerp_(gradient, 1 - group["momentum"])
         matrix = gradient.lerp(average, group["momentum"]).flatten(1)
         stretch = max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5
         weight.mul_(1 - group["lr"] * group["weight_decay"])
-        weight.add_(orthogonal(matrix).view_as(weight), alpha=-group["lr"] * stretch)
+        weight.add_(
+            orthogonal(matrix).view_as(weight), alpha=-group["lr"] * stretch
+        )
 
 
 def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
@@ -116,8 +123,12 @@ def _one_optimiser(
         )
     if settings.optimiser == "adadelta":
         return torch.optim.Adadelta(groups, rate)
-    kind = torch.optim.Adam if settings.optimiser == "adam" else torch.optim.AdamW
-    return kind(groups, rate, betas=(settings.beta1, settings.beta2), fused=True)
+    kind = (
+        torch.optim.Adam if settings.optimiser == "adam" else torch.optim.AdamW
+    )
+    return kind(
+        groups, rate, betas=(settings.beta1, settings.beta2), fused=True
+    )
 
 
 def schedule(settings: TrainSettings, steps: int) -> Callable[[int], float]:
@@ -129,7 +140,9 @@ def schedule(settings: TrainSettings, steps: int) -> Callable[[int], float]:
             return (step + 1) / warmup
         if settings.schedule == "constant":
             return 1.0
-        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+        return 0.5 * (
+            1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup))
+        )
 
     return factor
 
@@ -137,7 +150,9 @@ def schedule(settings: TrainSettings, steps: int) -> Callable[[int], float]:
 def averaging(decay: float) -> Callable[[Any, Any, Any], None]:
     """An exponential average of weights whose memory grows with the steps, up to `decay`."""
 
-    def update(averages: list[Tensor], weights: list[Tensor], count: Tensor) -> None:
+    def update(
+        averages: list[Tensor], weights: list[Tensor], count: Tensor
+    ) -> None:
         memory = min(decay, (1 + float(count)) / (10 + float(count)))
         if averages[0].is_floating_point():
             torch._foreach_lerp_(averages, weights, 1 - memory)

@@ -76,14 +76,18 @@ class Pace:
         """A validation took so long: as long is kept free for the last one."""
         self._measured, self._closing = True, min(seconds, self._budget)
         if self._budget and self.spent + self._closing >= self._budget:
-            self.share = 1.0  # there is no time for a step and another validation
+            self.share = (
+                1.0  # there is no time for a step and another validation
+            )
 
     def set_rates(self, optimisers: list[Optimizer], step: int) -> None:
         """The learning rates of the next step, from the peaks that the optimisers began with."""
         factor = self._factor(int(self.share * TICKS) if self._budget else step)
         for optimiser in optimisers:
             for group in optimiser.param_groups:
-                group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
+                group["lr"] = (
+                    group.setdefault("initial_lr", group["lr"]) * factor
+                )
 
     def epochs(self, done: float, most: int) -> int:
         """Expected number of epochs, extrapolated from the time spent."""
@@ -91,5 +95,8 @@ class Pace:
             return most
         return min(
             most,
-            max(math.ceil(done), round(done * self._budget / max(self.spent, 1e-9))),
+            max(
+                math.ceil(done),
+                round(done * self._budget / max(self.spent, 1e-9)),
+            ),
         )

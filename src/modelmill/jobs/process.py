@@ -30,7 +30,7 @@ FLUSH_SECONDS = 0.3
 
 
 class Interrupted(Exception):
-    """The job was asked to stop; its checkpoint is written."""
+    """The job was stopped; its checkpoint is written."""
 
 
 class Events:
@@ -78,17 +78,19 @@ class Events:
 
 
 class Stop:
-    """Whether the job was asked to stop (SIGTERM)."""
+    """Whether the job is to stop (SIGTERM)."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.requested = False
         signal.signal(signal.SIGTERM, self._ask)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
+        self.requested = True
 
 
-def run(spec_bytes: bytes, work: Callable[[JobSpec, Events, Stop], Json]) -> int:
+def run(
+    spec_bytes: bytes, work: Callable[[JobSpec, Events, Stop], Json]
+) -> int:
     """Run a job's work and leave its result; returns the exit status."""
     _set_up()
     spec = msgspec.json.decode(spec_bytes, type=JobSpec)
@@ -157,7 +159,9 @@ def _failed(folder: Path, message: str) -> int:
 def write_result(folder: Path, result: Json) -> None:
     """The result, whole or not at all."""
     draft = folder / f"{RESULT}.tmp"
-    draft.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1))
+    draft.write_bytes(
+        msgspec.json.format(msgspec.json.encode(result), indent=1)
+    )
     os.rename(draft, folder / RESULT)
 
 

@@ -125,7 +125,9 @@ def keep_pictures(
     folder.
     """
     folder = Path(one.spec.folder) / "pictures"
-    previews = {path.name: path.read_bytes() for path in folder.glob("samples-*.png")}
+    previews = {
+        path.name: path.read_bytes() for path in folder.glob("samples-*.png")
+    }
     pictures = {**previews, **found}
     if history:
         pictures["curves.png"] = curves_picture(history)
@@ -134,7 +136,9 @@ def keep_pictures(
     return pictures
 
 
-def prepare(one: Training, material: Material, draft: Path) -> tuple[Plan, Context]:
+def prepare(
+    one: Training, material: Material, draft: Path
+) -> tuple[Plan, Context]:
     """The settings, and the preprocessing that the training data want; may leave files in
     `draft`.
     """
@@ -147,7 +151,9 @@ def prepare(one: Training, material: Material, draft: Path) -> tuple[Plan, Conte
     if one.base is not None:
         chosen = one.base.prepared(chosen, draft)
     preprocessing = task.prepare(samples, chosen.input, draft)
-    return chosen, Context(preprocessing=preprocessing, labels=labels, folder=draft)
+    return chosen, Context(
+        preprocessing=preprocessing, labels=labels, folder=draft
+    )
 
 
 def choose(one: Training, material: Material, samples: list[Any]) -> Plan:
@@ -161,7 +167,9 @@ def choose(one: Training, material: Material, samples: list[Any]) -> Plan:
     facts = facts_of(one, material, samples)
     plan, choices = fitted(one.recipe, facts, given)
     for choice in choices:
-        settings = [f"{name}={value}" for name, value in choice.settings.items()]
+        settings = [
+            f"{name}={value}" for name, value in choice.settings.items()
+        ]
         one.events.stage(f"{choice.why}: {', '.join(settings)}")
     return plan
 
@@ -178,7 +186,11 @@ def facts_of(one: Training, material: Material, samples: list[Any]) -> Facts:
 
 
 def fit(
-    one: Training, chosen: Plan, context: Context, data: Arrays, validation: Arrays
+    one: Training,
+    chosen: Plan,
+    context: Context,
+    data: Arrays,
+    validation: Arrays,
 ) -> list[Json]:
     """Train by the recipe's own `fit`, or its `network` by the loop; writes weights and model,
     returns history.
@@ -190,7 +202,9 @@ def fit(
     )
     if hasattr(one.recipe, "fit"):
         one.events.stage(f"fitting on {len(data)} items")
-        network, weights = one.recipe.fit(chosen, signature, data.arrays, data.targets)
+        network, weights = one.recipe.fit(
+            chosen, signature, data.arrays, data.targets
+        )
         history: list[Json] = []
     else:
         start = functools.partial(begin, one, chosen, signature, context.labels)
@@ -266,11 +280,15 @@ def _augmentation(
     return functools.partial(_changed, aim.change, chosen.augment, signature)
 
 
-def begin(one: Training, chosen: Plan, signature: Signature, labels: list[str]) -> Any:
+def begin(
+    one: Training, chosen: Plan, signature: Signature, labels: list[str]
+) -> Any:
     """The network before its training: new, or with the weights of the version it starts from."""
     assert chosen.train is not None
     network = one.recipe.network(chosen.network, signature)
-    taken = _inherit(one, chosen, signature, labels, network) if one.base else []
+    taken = (
+        _inherit(one, chosen, signature, labels, network) if one.base else []
+    )
     parts = chosen.train.freeze
     if parts:
         count = freeze(network, parts, taken)
@@ -279,7 +297,11 @@ def begin(one: Training, chosen: Plan, signature: Signature, labels: list[str]) 
 
 
 def _inherit(
-    one: Training, chosen: Plan, signature: Signature, labels: list[str], network: Any
+    one: Training,
+    chosen: Plan,
+    signature: Signature,
+    labels: list[str],
+    network: Any,
 ) -> list[str]:
     """Take over the weights of the base, but those that tell other classes apart; their names."""
     base = one.base
@@ -289,7 +311,9 @@ def _inherit(
         head = head_of(one.recipe, chosen, signature)
     taken, new = base.give(network, head)
     others = f", new: {few(new)}" if new else ""
-    one.events.stage(f"starting from {base.name}: {len(taken)} weights taken{others}")
+    one.events.stage(
+        f"starting from {base.name}: {len(taken)} weights taken{others}"
+    )
     return taken
 
 
@@ -297,7 +321,9 @@ def _length(settings: TrainSettings) -> str:
     if not settings.time:
         return f"{settings.epochs} epochs"
     most = (
-        f", at most {settings.epochs} epochs" if settings.epochs < MOST_EPOCHS else ""
+        f", at most {settings.epochs} epochs"
+        if settings.epochs < MOST_EPOCHS
+        else ""
     )
     return f"{settings.time}{most}; the learning rate falls to the end of that time"
 
@@ -352,15 +378,21 @@ def golden(model: Predictor, material: Material, draft: Path) -> None:
     """A few raw test inputs and their answers."""
     inputs: list[bytes | str] = []
     for item in material.sample("test", GOLDEN):
-        inputs.append(model.task.as_sent(model.task.measured_by(item, model.context)))
+        inputs.append(
+            model.task.as_sent(model.task.measured_by(item, model.context))
+        )
     if not inputs:
         raise InvalidInput("there is nothing to test on")
     _write_golden(model, draft, inputs)
     for precision in engine_named(ENGINE).VARIANTS:
         if (draft / precision).exists():
-            other = Predictor(draft, model.manifest, model.threads, precision=precision)
+            other = Predictor(
+                draft, model.manifest, model.threads, precision=precision
+            )
             _write_golden(other, draft / precision, inputs)
 
 
-def _write_golden(model: Predictor, folder: Path, inputs: list[bytes | str]) -> None:
+def _write_golden(
+    model: Predictor, folder: Path, inputs: list[bytes | str]
+) -> None:
     write_golden(folder, inputs, [model.predict([raw])[0] for raw in inputs])

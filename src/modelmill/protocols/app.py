@@ -8,7 +8,13 @@ at.
 import logging
 import re
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Callable,
+    Iterable,
+    Iterator,
+    Sequence,
+)
 from textwrap import shorten
 from typing import Any, cast
 
@@ -39,7 +45,11 @@ from modelmill.protocols.base import (
     WrongMethod,
     simple_error,
 )
-from modelmill.protocols.browser import protected, protection, refuse_other_sites
+from modelmill.protocols.browser import (
+    protected,
+    protection,
+    refuse_other_sites,
+)
 from modelmill.protocols.keys import admin_key_of, key_of, refuse_several_keys
 from modelmill.serve.gateway import Gateway
 from modelmill.serve.tracing import CURRENT, Span, Tracing
@@ -61,7 +71,9 @@ KNOWN_PATHS, KNOWN_PATH_BYTES = 4096, 256
 """Paths whose endpoint is remembered, and how long each may be."""
 ADMIN = ("/api/", "/docs", "/openapi.json", "/redoc")
 CHALLENGE = b'Bearer realm="modelmill"'
-CHALLENGE_BROWSER = b'Basic realm="modelmill: any user name, the key as password"'
+CHALLENGE_BROWSER = (
+    b'Basic realm="modelmill: any user name, the key as password"'
+)
 """What a caller without a key has to send; browsers prompt for a password."""
 INDEX = re.compile(r"/api/v1/indexes(?:/[^/]+)?(/items|/search)?")
 """Paths of indexes: what is added and searched for is as large as any input."""
@@ -74,7 +86,8 @@ Match = tuple[Endpoint, HttpProtocol, dict[str, str]]
 def http_protocols() -> dict[str, HttpProtocol]:
     """Every protocol spoken over HTTP, by name."""
     modules = {
-        name: plugins.load("protocols", name) for name in plugins.names("protocols")
+        name: plugins.load("protocols", name)
+        for name in plugins.names("protocols")
     }
     return {
         name: cast(HttpProtocol, module)
@@ -101,13 +114,17 @@ class App:
         self.default = default
         self.protocols = http_protocols()
         self._endpoints = [
-            (endpoint, p) for p in self.protocols.values() for endpoint in p.ROUTES
+            (endpoint, p)
+            for p in self.protocols.values()
+            for endpoint in p.ROUTES
         ]
         self._known: OrderedDict[tuple[str, str], Match] = OrderedDict()
         self._uploads = _upload_paths()
         self._owners = _owners(self.protocols.values())
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(
+        self, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         """One request."""
         if scope["type"] == "lifespan":
             return await _lifespan(receive, send)
@@ -115,7 +132,9 @@ class App:
             return None
         if scope["path"].startswith(ADMIN):
             return await self._administer(scope, receive, send)
-        request = Request(scope, receive, self.gateway, self.budget, self.default)
+        request = Request(
+            scope, receive, self.gateway, self.budget, self.default
+        )
         try:
             if self.gateway.tracing is None:
                 response = await self._respond(request)
@@ -149,7 +168,9 @@ class App:
         line, protocol = (request.method, request.path), request.protocol
 
         def answer(
-            body: bytes, gone: Callable[[], bool], done: Callable[[Response], None]
+            body: bytes,
+            gone: Callable[[], bool],
+            done: Callable[[Response], None],
         ) -> bool:
             if gateway.known(header) is not caller:
                 return False
@@ -177,14 +198,19 @@ class App:
             return self._failed(error, line, protocol)
 
     def _failed(
-        self, error: Exception, line: tuple[str, str], protocol: HttpProtocol | None
+        self,
+        error: Exception,
+        line: tuple[str, str],
+        protocol: HttpProtocol | None,
     ) -> Response:
         """The response of a failure of a request (method and path), in its protocol's shape."""
         protocol = protocol or self._owner(line[1])[1]
         if isinstance(error, MillError):
             return _refusal(error, protocol)
         log.error("%s %r failed", *line, exc_info=error)
-        return _refusal(MillError("the gateway failed; its log says why"), protocol)
+        return _refusal(
+            MillError("the gateway failed; its log says why"), protocol
+        )
 
     async def _traced(
         self, request: Request, tracing: Tracing
@@ -202,7 +228,9 @@ class App:
                 headers=(*response.headers, *_span_headers(span))
             )
             if isinstance(response, StreamingResponse):
-                return response._replace(pieces=_with_span(response.pieces, span))
+                return response._replace(
+                    pieces=_with_span(response.pieces, span)
+                )
             return response
         finally:
             if not isinstance(response, StreamingResponse):
@@ -210,7 +238,9 @@ class App:
 
     def _span(self, request: Request, tracing: Tracing) -> Span:
         """A span that is named by the method and the pattern of the path."""
-        patterns = (endpoint.pattern for endpoint, _, _ in self._matches(request.path))
+        patterns = (
+            endpoint.pattern for endpoint, _, _ in self._matches(request.path)
+        )
         headers = {
             key.decode("latin-1"): value.decode("latin-1")
             for key, value in request.headers.items()
@@ -221,7 +251,9 @@ class App:
             {"http.request.method": request.method, "url.path": request.path},
         )
 
-    async def _respond(self, request: Request) -> Response | StreamingResponse | None:
+    async def _respond(
+        self, request: Request
+    ) -> Response | StreamingResponse | None:
         """The response, errors in their protocol's shape; None when the client has gone."""
         protocol: HttpProtocol | None = None
         line = (request.method, request.path)
@@ -242,7 +274,11 @@ class App:
                 return response
             # A long response is written by its task, which lets others have their turn
             short = response.status == 200 and len(response.body) <= SHORT
-            if endpoint.fast_path is not None and request.learn is not None and short:
+            if (
+                endpoint.fast_path is not None
+                and request.learn is not None
+                and short
+            ):
                 self._teach(endpoint, request)
         except (Disconnected, Cancelled):
             return None
@@ -291,8 +327,12 @@ class App:
     def _not_found(self, path: str, allowed: list[str]) -> MillError:
         """The error of a path that takes these methods only, or none."""
         if allowed:
-            return WrongMethod(f"{path[:200]} takes {' or '.join(allowed)}", allowed)
-        return UnknownPath(f"there is nothing at {path[:120]}; {self._hint(path)}")
+            return WrongMethod(
+                f"{path[:200]} takes {' or '.join(allowed)}", allowed
+            )
+        return UnknownPath(
+            f"there is nothing at {path[:120]}; {self._hint(path)}"
+        )
 
     def _owner(self, path: str) -> tuple[str, HttpProtocol | None]:
         """The longest prefix that a protocol owns of this path, and the protocol."""
@@ -313,13 +353,18 @@ class App:
         )
         return f"below {prefix} there is: {shorten(', '.join(near), 200, placeholder=' ...')}"
 
-    async def _administer(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _administer(
+        self, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         """One request of the admin API."""
         request = Request(scope, receive, self.gateway, self.budget)
         try:
             request.caller = self._admin_caller(request)
             body = await self._admin_body(request)
-            scope["state"] = {**scope.get("state", {}), "caller": request.caller}
+            scope["state"] = {
+                **scope.get("state", {}),
+                "caller": request.caller,
+            }
         except Disconnected:
             return
         except MillError as error:
@@ -336,7 +381,9 @@ class App:
         """Who is calling; raises `Unauthenticated`, and `Forbidden` for what needs an admin key."""
         refuse_several_keys(request.given)
         refuse_other_sites(request.headers)
-        caller = self.gateway.authorise(admin_key_of(request.headers, request.method))
+        caller = self.gateway.authorise(
+            admin_key_of(request.headers, request.method)
+        )
         index = INDEX.fullmatch(request.path)
         if not (_only_reads(request) and index and index[1] != "/items"):
             self.gateway.require_admin(caller)
@@ -354,13 +401,19 @@ class App:
 
 def _upload_paths() -> set[str]:
     """Paths whose bodies are as large as an upload may be."""
-    jobs = {f"/api/v1/jobs/{name}" for name, kind in kinds().items() if kind.FILE}
+    jobs = {
+        f"/api/v1/jobs/{name}" for name, kind in kinds().items() if kind.FILE
+    }
     return {*UPLOADS, *jobs}
 
 
-def _owners(protocols: Iterable[HttpProtocol]) -> list[tuple[str, HttpProtocol]]:
+def _owners(
+    protocols: Iterable[HttpProtocol],
+) -> list[tuple[str, HttpProtocol]]:
     """The protocols that own all paths below a prefix, the longest prefix first."""
-    prefixes = {getattr(protocol, "PREFIX", ""): protocol for protocol in protocols}
+    prefixes = {
+        getattr(protocol, "PREFIX", ""): protocol for protocol in protocols
+    }
     prefixes.pop("", None)
     return sorted(prefixes.items(), key=lambda own: -len(own[0]))
 
@@ -384,18 +437,28 @@ async def _whole_body(request: Request) -> Receive:
 
 
 def _refusal(
-    error: MillError, protocol: HttpProtocol | None, challenge: bytes = CHALLENGE
+    error: MillError,
+    protocol: HttpProtocol | None,
+    challenge: bytes = CHALLENGE,
 ) -> Response:
     """The response of an error, in its protocol's shape."""
     body = protocol.error(error) if protocol else simple_error(error)
     status = OTHER_STATUS.get(type(error)) or STATUS.get(error.code, 500)
-    return Response(body, status, headers=tuple(_error_headers(error, challenge)))
+    return Response(
+        body, status, headers=tuple(_error_headers(error, challenge))
+    )
 
 
-def _error_headers(error: MillError, challenge: bytes) -> Iterator[tuple[bytes, bytes]]:
+def _error_headers(
+    error: MillError, challenge: bytes
+) -> Iterator[tuple[bytes, bytes]]:
     """What the caller may do about it."""
     if isinstance(error, WrongMethod):
-        verbs = ["HEAD", *error.allowed] if "GET" in error.allowed else error.allowed
+        verbs = (
+            ["HEAD", *error.allowed]
+            if "GET" in error.allowed
+            else error.allowed
+        )
         yield b"allow", ", ".join(sorted(verbs)).encode()
     if error.retry_after is not None:
         yield b"retry-after", str(max(1, round(error.retry_after))).encode()
@@ -428,18 +491,27 @@ async def _answer(
     length = (b"content-length", str(len(response.body)).encode())
     start = [(b"content-type", kind), length, *headers]
     await _start(send, response.status, start)
-    await send({"type": "http.response.body", "body": b"" if head else response.body})
+    await send(
+        {"type": "http.response.body", "body": b"" if head else response.body}
+    )
 
 
 async def _start(
     send: Send, status: int, headers: Sequence[tuple[bytes, bytes]]
 ) -> None:
-    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send(
+        {"type": "http.response.start", "status": status, "headers": headers}
+    )
 
 
-async def _stream(send: Send, response: StreamingResponse, request: Request) -> None:
+async def _stream(
+    send: Send, response: StreamingResponse, request: Request
+) -> None:
     """Pieces as they come; when the client has gone nobody goes on making them."""
-    headers = [(b"content-type", response.content_type.encode()), *response.headers]
+    headers = [
+        (b"content-type", response.content_type.encode()),
+        *response.headers,
+    ]
     if request.id:
         headers.append((b"x-request-id", request.id.encode()))
     await _start(send, response.status, headers)
@@ -456,12 +528,16 @@ async def _send_pieces(
     async for piece in pieces:
         if gone is not None and gone():
             return
-        await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send(
+            {"type": "http.response.body", "body": piece, "more_body": True}
+        )
     await send({"type": "http.response.body", "body": b""})
 
 
 def _span_headers(span: Span) -> list[tuple[bytes, bytes]]:
-    return [(key.encode(), value.encode()) for key, value in span.response_headers]
+    return [
+        (key.encode(), value.encode()) for key, value in span.response_headers
+    ]
 
 
 async def _with_span(

@@ -182,7 +182,9 @@ class Request:
         """The picked version as it is after a wait: the main one where it has left. Nothing is
         drawn again. Raises `NotFound`.
         """
-        self.version = self.gateway.renewed(self.caller, self.version, self.pinned)
+        self.version = self.gateway.renewed(
+            self.caller, self.version, self.pinned
+        )
         return self.version
 
     async def predict(
@@ -388,7 +390,9 @@ def read_json(body: bytes) -> Any:
         raise InvalidInput("the JSON is nested too deeply") from error
 
 
-def decoded(decode: Callable[[bytes | memoryview], T], body: bytes | memoryview) -> T:
+def decoded(
+    decode: Callable[[bytes | memoryview], T], body: bytes | memoryview
+) -> T:
     """What `decode` reads in a JSON document, which may begin with a byte order mark and hold lone
     surrogates. Raises what `decode` raises for anything else.
     """

@@ -32,7 +32,9 @@ def refuse_other_sites(headers: Mapping[bytes, bytes]) -> None:
         )
 
 
-def protection(path: str, policy: bytes = CLOSED) -> tuple[tuple[bytes, bytes], ...]:
+def protection(
+    path: str, policy: bytes = CLOSED
+) -> tuple[tuple[bytes, bytes], ...]:
     """Headers of an answer of the admin API: it is not kept, framed or taken for another type."""
     headers = (
         (b"content-security-policy", policy),

@@ -15,7 +15,13 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from modelmill.errors import Expired, InvalidInput, MillError, ModelFailed, Unavailable
+from modelmill.errors import (
+    Expired,
+    InvalidInput,
+    MillError,
+    ModelFailed,
+    Unavailable,
+)
 from modelmill.protocols.base import (
     JSON,
     Disconnected,
@@ -55,7 +61,9 @@ NESTED = ("text-classification", VECTORS)
 READABLE = {JSON, "application/*", "*/*"}
 PNG = "image/png"
 PICTURES = {PNG, "image/*", "*/*"}
-SEVERAL = f"{PNG} holds one picture, not several: accept {JSON} for a list of them"
+SEVERAL = (
+    f"{PNG} holds one picture, not several: accept {JSON} for a list of them"
+)
 
 
 class Inputs(NamedTuple):
@@ -78,7 +86,9 @@ async def infer(request: Request) -> Response | StreamingResponse:
     refuse_tensor_model(version)
     body = await request.content()
     if wants_stream(version, body):
-        sent = read(body, request.header(b"content-type"), version.kind, version.task)
+        sent = read(
+            body, request.header(b"content-type"), version.kind, version.task
+        )
         if sent.many:
             raise InvalidInput("a stream answers one text, not a list")
         return await streamed(request, sent.inputs[0], sent.parameters)
@@ -90,8 +100,13 @@ async def infer(request: Request) -> Response | StreamingResponse:
 async def respond(request: Request, body: bytes) -> Response:
     """The answer of the picked version, a task model, to one body; raises `MillError`."""
     version = request.pick_again()  # it may have left while the body was read
-    sent = read(body, request.header(b"content-type"), version.kind, version.task)
-    wait = sent.wait or request.header(b"x-wait-for-model").lower() in ("true", "1")
+    sent = read(
+        body, request.header(b"content-type"), version.kind, version.task
+    )
+    wait = sent.wait or request.header(b"x-wait-for-model").lower() in (
+        "true",
+        "1",
+    )
     await _loaded(request, wait)
     try:
         results = await answers(request, sent.inputs, sent.parameters)
@@ -173,7 +188,9 @@ def _is_loading(version: ServedVersion) -> bool:
     `ModelFailed`.
     """
     if not version.ready and version.error:
-        raise ModelFailed(f"'{version.deployment}' can't be served: {version.error}")
+        raise ModelFailed(
+            f"'{version.deployment}' can't be served: {version.error}"
+        )
     return version.loaded and not (version.ready or version.asleep)
 
 
@@ -203,8 +220,13 @@ def read(body: bytes, content_type: str, kind: str, task: str = "") -> Inputs:
     many = isinstance(inputs, list)
     if many:
         check_count("inputs", inputs)
-    raw = [raw_of(value, kind, "inputs") for value in (inputs if many else [inputs])]
-    return Inputs(raw, parameters, many, _waits(document.get("options")), compared)
+    raw = [
+        raw_of(value, kind, "inputs")
+        for value in (inputs if many else [inputs])
+    ]
+    return Inputs(
+        raw, parameters, many, _waits(document.get("options")), compared
+    )
 
 
 def _is_input_itself(body: bytes, content_type: str, taken: InputKind) -> bool:
@@ -237,7 +259,9 @@ def _document(body: bytes, taken: InputKind) -> Json:
 
 def _vector_options(document: Json) -> Json:
     """The options of vectors, which are top-level fields."""
-    return {name: value for name, value in document.items() if name not in TOP_LEVEL}
+    return {
+        name: value for name, value in document.items() if name not in TOP_LEVEL
+    }
 
 
 def _parameters(document: Json) -> Json:
@@ -247,7 +271,11 @@ def _parameters(document: Json) -> Json:
         packed = parameters.pop(name)
         if not isinstance(packed, dict | None):
             raise InvalidInput(f"{name} is an object, not {packed!r:.40}")
-        own = {key: value for key, value in (packed or {}).items() if value is not None}
+        own = {
+            key: value
+            for key, value in (packed or {}).items()
+            if value is not None
+        }
         parameters = own | parameters
     return parameters
 
@@ -267,7 +295,11 @@ def _sentences(inputs: dict[str, Any], parameters: Json) -> list[Any]:
 def _check_sentences(inputs: dict[str, Any]) -> None:
     """Raises `InvalidInput` unless there is a source and something to compare it with."""
     source, sentences = inputs.get("source_sentence"), inputs.get("sentences")
-    if not isinstance(source, str) or not isinstance(sentences, list) or not sentences:
+    if (
+        not isinstance(source, str)
+        or not isinstance(sentences, list)
+        or not sentences
+    ):
         raise InvalidInput(
             'inputs wants the form {"source_sentence": ..., "sentences": [...]}'
         )
@@ -275,7 +307,9 @@ def _check_sentences(inputs: dict[str, Any]) -> None:
 
 def _similarities(vectors: list[bytes]) -> bytes:
     """The cosine of the first vector with each of the others: they have length 1."""
-    source, *others = (msgspec.json.decode(one, type=list[float]) for one in vectors)
+    source, *others = (
+        msgspec.json.decode(one, type=list[float]) for one in vectors
+    )
     return msgspec.json.encode(
         [round(sum(map(mul, source, one)), DIGITS) for one in others]
     )
@@ -290,7 +324,9 @@ def _waits(options: Any) -> bool:
     if not isinstance(options, dict) or not isinstance(
         wait := options.get("wait_for_model", False), bool
     ):
-        raise InvalidInput('options is an object such as {"wait_for_model": true}')
+        raise InvalidInput(
+            'options is an object such as {"wait_for_model": true}'
+        )
     return wait
 
 
@@ -313,7 +349,9 @@ async def info(request: Request) -> Response:
 async def health(request: Request) -> Response:
     """Nothing, when the deployment answers; raises `Unavailable` while it is loading."""
     gateway = request.gateway
-    gateway.refuse_unservable(gateway.route(request.caller, request.names["name"]))
+    gateway.refuse_unservable(
+        gateway.route(request.caller, request.names["name"])
+    )
     return Response(b"")
 
 
@@ -335,7 +373,9 @@ async def streamed(
     request: Request, data: bytes, parameters: Mapping[str, Any]
 ) -> StreamingResponse:
     """An event for each token, the last of which has the whole text; raises an early failure."""
-    return StreamingResponse(await after_first(_events(request, data, parameters)))
+    return StreamingResponse(
+        await after_first(_events(request, data, parameters))
+    )
 
 
 async def _events(

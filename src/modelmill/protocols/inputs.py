@@ -69,7 +69,9 @@ async def answers(
 
     async def answer(one: bytes | Sent) -> bytes:
         data, kind = one if isinstance(one, Sent) else Sent(one)
-        found = await request.predict(data=data, kind=kind, parameters=parameters)
+        found = await request.predict(
+            data=data, kind=kind, parameters=parameters
+        )
         return found.data
 
     if len(inputs) == 1:

@@ -19,7 +19,13 @@ from modelmill.protocols.inputs import (
     raw_of,
 )
 from modelmill.protocols.openai import errors
-from modelmill.protocols.rows import ROWS, from_columns, from_rows, to_columns, to_rows
+from modelmill.protocols.rows import (
+    ROWS,
+    from_columns,
+    from_rows,
+    to_columns,
+    to_rows,
+)
 from modelmill.serve.wire import Tensor
 from modelmill.tasks.kinds import TENSOR
 from modelmill.types import Json, ServedVersion
@@ -58,7 +64,9 @@ async def respond(request: Request, document: Any) -> Response:
     if request.version.kind == TENSOR:
         return await _tensors(request, document)
     results = await answers(
-        request, _inputs(document, request.version.kind), parameters_of(document)
+        request,
+        _inputs(document, request.version.kind),
+        parameters_of(document),
     )
     name = b"predictions" if "instances" in document else b"outputs"
     return Response(b'{"%s":[%s]}' % (name, b",".join(results)))
@@ -67,7 +75,9 @@ async def respond(request: Request, document: Any) -> Response:
 def _inputs(document: Json, kind: str) -> list[bytes]:
     """The raw inputs of a document for a task model; raises `InvalidInput`."""
     by_row = "instances" in document
-    values = document["instances"] if by_row else _column(document["inputs"], kind)
+    values = (
+        document["instances"] if by_row else _column(document["inputs"], kind)
+    )
     if not isinstance(values, list):
         raise InvalidInput(FORM)
     check_count("instances" if by_row else "inputs", values)
@@ -77,7 +87,9 @@ def _inputs(document: Json, kind: str) -> list[bytes]:
 def _column(inputs: Any, kind: str) -> Any:
     """The only column that a task model has, with or without its name."""
     return (
-        inputs[kind] if isinstance(inputs, dict) and inputs.keys() == {kind} else inputs
+        inputs[kind]
+        if isinstance(inputs, dict) and inputs.keys() == {kind}
+        else inputs
     )
 
 

@@ -69,8 +69,12 @@ def from_columns(columns: Any, route: ServedVersion) -> list[Tensor]:
 
 def _check_counts(tensors: Sequence[Tensor]) -> None:
     if len({tensor.shape[0] for tensor in tensors}) > 1:
-        counts = ", ".join(f"{tensor.name} {tensor.shape[0]}" for tensor in tensors)
-        raise InvalidInput(f"the inputs disagree on the number of rows: {counts}")
+        counts = ", ".join(
+            f"{tensor.name} {tensor.shape[0]}" for tensor in tensors
+        )
+        raise InvalidInput(
+            f"the inputs disagree on the number of rows: {counts}"
+        )
 
 
 def _tensor(spec: TensorSpec, values: Any) -> Tensor:
@@ -97,7 +101,9 @@ def _array(spec: TensorSpec, values: Any) -> np.ndarray[Any, Any]:
             return np.array(checked, NUMPY[spec.datatype])
     except (msgspec.ValidationError, ValueError, OverflowError) as error:
         shape = f"shape {spec.shape} of {spec.datatype}"
-        raise InvalidInput(f"input '{spec.name}' wants the {shape}: {error}") from error
+        raise InvalidInput(
+            f"input '{spec.name}' wants the {shape}: {error}"
+        ) from error
 
 
 def _is_float(spec: TensorSpec) -> bool:

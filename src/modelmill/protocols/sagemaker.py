@@ -68,7 +68,11 @@ def _rows(body: bytes, content_type: str) -> Any:
     if not content_type.lower().startswith(JSON) and not is_object(body):
         return None
     document = read_json(body)
-    return document if isinstance(document, dict) and "instances" in document else None
+    return (
+        document
+        if isinstance(document, dict) and "instances" in document
+        else None
+    )
 
 
 ROUTES = [

@@ -21,7 +21,10 @@ async def ready(request: Request) -> Response:
     if request.gateway.ready:
         return Response(b'{"ready":true}')
     return Response(
-        msgspec.json.encode({"ready": False, "reason": _reason(request.gateway)}), 503
+        msgspec.json.encode(
+            {"ready": False, "reason": _reason(request.gateway)}
+        ),
+        503,
     )
 
 
@@ -34,7 +37,7 @@ def _reason(gateway: Gateway) -> str:
 
 
 async def metrics(request: Request) -> Response:
-    """Prometheus text exposition format 0.0.4. A key of the role user is told of its own project
+    """Prometheus text exposition format 0.0.4. A key of the role user reads its own project
     and its own use.
     """
     return Response(

@@ -40,7 +40,9 @@ def seconds_of_one(
     return _timed(answer, calls)
 
 
-def best_rows(answer: Callable[[Sequence[Call]], Batch], manifest: Manifest) -> int:
+def best_rows(
+    answer: Callable[[Sequence[Call]], Batch], manifest: Manifest
+) -> int:
     """How many rows make a batch (see `knee`), found by trying; 0 when the model can't be tried."""
     if not can_be_tried(manifest):
         return 0
@@ -68,7 +70,11 @@ def knee(times: dict[int, float]) -> int:
     if not times:
         return 0
     best = min(seconds / size for size, seconds in times.items())
-    close = [size for size, seconds in times.items() if seconds / size <= best * CLOSE]
+    close = [
+        size
+        for size, seconds in times.items()
+        if seconds / size <= best * CLOSE
+    ]
     return (
         max((size for size in close if size <= LEAST), default=min(close))
         if best > HEAVY_SECONDS
@@ -93,7 +99,9 @@ def _best_time(
     return min(times)
 
 
-def _timed(answer: Callable[[Sequence[Call]], Batch], calls: Sequence[Call]) -> float:
+def _timed(
+    answer: Callable[[Sequence[Call]], Batch], calls: Sequence[Call]
+) -> float:
     started = time.perf_counter()
     answer(calls)
     return time.perf_counter() - started
@@ -111,5 +119,8 @@ def _example(spec: TensorSpec) -> Tensor:
     """One row of zeros."""
     shape = [1, *(side if side > 0 else FREE for side in spec.shape[1:])]
     return Tensor(
-        spec.name, spec.datatype, shape, np.zeros(shape, NUMPY[spec.datatype]).tobytes()
+        spec.name,
+        spec.datatype,
+        shape,
+        np.zeros(shape, NUMPY[spec.datatype]).tobytes(),
     )

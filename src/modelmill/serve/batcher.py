@@ -120,7 +120,9 @@ class Lanes(Generic[T]):
 
     def waiting(self, key: str) -> int:
         """How many calls of a key wait."""
-        return sum(len(lanes[key]) for lanes in self.levels.values() if key in lanes)
+        return sum(
+            len(lanes[key]) for lanes in self.levels.values() if key in lanes
+        )
 
     def __iter__(self) -> Iterator[T]:
         yield from self.again
@@ -168,11 +170,17 @@ def take(
     """
     batch: list[T] = []
     expired: list[T] = []
-    if limits.max_wait and not lanes.again and (wait := _wait(lanes, now, limits)) > 0:
+    if (
+        limits.max_wait
+        and not lanes.again
+        and (wait := _wait(lanes, now, limits)) > 0
+    ):
         return Taken(batch, expired, wait)
     size = rows = 0
     while len(batch) < limits.calls and (call := lanes.next()) is not None:
-        if batch and (size + call.size > limits.size or rows + call.rows > limits.rows):
+        if batch and (
+            size + call.size > limits.size or rows + call.rows > limits.rows
+        ):
             break
         if call.attempts and (batch or not idle) and not call.gone():
             break
@@ -207,7 +215,8 @@ def _wait(lanes: Lanes[T], now: float, limits: BatchLimits) -> float:
         return 0.0
     return (
         min(
-            call.arrived + min(limits.max_wait, (call.deadline - call.arrived) / 2)
+            call.arrived
+            + min(limits.max_wait, (call.deadline - call.arrived) / 2)
             for call in calls
         )
         - now

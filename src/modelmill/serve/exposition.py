@@ -9,7 +9,15 @@ from prometheus_client.core import (
     Metric,
 )
 
-from modelmill.serve.meter import BUCKETS, SIZES, Histogram, Meter, Name, Series, Use
+from modelmill.serve.meter import (
+    BUCKETS,
+    SIZES,
+    Histogram,
+    Meter,
+    Name,
+    Series,
+    Use,
+)
 from modelmill.types import KeyInfo
 
 VERSION = ("project", "deployment", "version")
@@ -21,7 +29,10 @@ COUNTERS = {
     "rejected": ("modelmill_rejected_requests", "refused: the queue was full"),
     "rows": ("modelmill_rows", "rows that models ran"),
     "batches": ("modelmill_batches", "batches that workers answered"),
-    "shadow_answers": ("modelmill_shadow_answers", "copies answered by a shadow"),
+    "shadow_answers": (
+        "modelmill_shadow_answers",
+        "copies answered by a shadow",
+    ),
     "shadow_disagreements": (
         "modelmill_shadow_disagreements",
         "of them, other than the answer",
@@ -38,7 +49,10 @@ HISTOGRAMS = {
         "modelmill_first_token_seconds",
         "from arrival to a stream's first token",
     ),
-    "next_token": ("modelmill_next_token_seconds", "between the tokens of a stream"),
+    "next_token": (
+        "modelmill_next_token_seconds",
+        "between the tokens of a stream",
+    ),
 }
 """Metric and help of the histograms of a series, by their attribute."""
 
@@ -80,7 +94,7 @@ class Collector:
         return families
 
     def _may_read(self, project: str, key: str | None = None) -> bool:
-        """Whether the reader is told of a project, or of a key's use in it."""
+        """Whether the reader may see a project, or a key's use in it."""
         reader = self._reader
         if reader is None:
             return True
@@ -106,9 +120,12 @@ class _VersionFamilies:
             "modelmill_requests", "predictions", *VERSION, "protocol", "outcome"
         )
         self.counters = {
-            field: _counter(*named, *VERSION) for field, named in COUNTERS.items()
+            field: _counter(*named, *VERSION)
+            for field, named in COUNTERS.items()
         }
-        self.tokens = _counter("modelmill_tokens", "read and written", *VERSION, "kind")
+        self.tokens = _counter(
+            "modelmill_tokens", "read and written", *VERSION, "kind"
+        )
         self.histograms = {
             field: HistogramMetricFamily(*named, labels=VERSION)
             for field, named in HISTOGRAMS.items()
@@ -140,7 +157,9 @@ class _VersionFamilies:
     def _add_tokens(self, name: Name, series: Series) -> None:
         if series.prompt_tokens:
             self.tokens.add_metric([*name, "prompt"], series.prompt_tokens)
-            self.tokens.add_metric([*name, "completion"], series.completion_tokens)
+            self.tokens.add_metric(
+                [*name, "completion"], series.completion_tokens
+            )
 
     def _add_histograms(self, name: Name, series: Series) -> None:
         """Those of tokens only where there were some."""
@@ -159,7 +178,10 @@ class _UseFamilies:
             "modelmill_usage", "answered requests of a key", *PAYER
         )
         self.tokens = _counter(
-            "modelmill_usage_tokens", "tokens of a key's requests", *PAYER, "kind"
+            "modelmill_usage_tokens",
+            "tokens of a key's requests",
+            *PAYER,
+            "kind",
         )
         self.units = _counter(
             "modelmill_usage_units",
@@ -178,7 +200,9 @@ class _UseFamilies:
         if unit == "requests":
             self.requests.add_metric(payer, count)
         elif unit in ("prompt_tokens", "completion_tokens"):
-            self.tokens.add_metric([*payer, unit.removesuffix("_tokens")], count)
+            self.tokens.add_metric(
+                [*payer, unit.removesuffix("_tokens")], count
+            )
         else:
             self.units.add_metric([*payer, unit], count)
 
@@ -187,12 +211,16 @@ def _counter(name: str, text: str, *labels: str) -> CounterMetricFamily:
     return CounterMetricFamily(name, text, labels=labels)
 
 
-def _cumulated(found: Histogram, edges: tuple[float, ...]) -> list[tuple[str, float]]:
+def _cumulated(
+    found: Histogram, edges: tuple[float, ...]
+) -> list[tuple[str, float]]:
     """The counts up to each edge, as Prometheus has them."""
     pairs, total = [], 0
     for edge, count in zip(
         (*map(float, edges), float("inf")), found.counts, strict=True
     ):
         total += count
-        pairs.append(("+Inf" if edge == float("inf") else str(edge), float(total)))
+        pairs.append(
+            ("+Inf" if edge == float("inf") else str(edge), float(total))
+        )
     return pairs

@@ -77,7 +77,7 @@ class Flight(msgspec.Struct, eq=False):
 
     def land(self, sent: Usage = NOTHING) -> Answer:
         """The answer, when the future is done or was cancelled; raises what went wrong as a
-        `MillError`. To be called once: the observers are told. `sent` is what a stream used that
+        `MillError`. To be called once: it calls the observers. `sent` is what a stream used that
         has no whole answer.
         """
         try:

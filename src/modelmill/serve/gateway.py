@@ -48,7 +48,14 @@ from modelmill.serve.tracing import Tracing, trace_call
 from modelmill.serve.wire import ANSWER, STREAM, Answer, Tensor
 from modelmill.settings import Limits
 from modelmill.tasks.kinds import from_parameters
-from modelmill.types import Json, KeyInfo, ServedVersion, Snapshot, StreamPart, Usage
+from modelmill.types import (
+    Json,
+    KeyInfo,
+    ServedVersion,
+    Snapshot,
+    StreamPart,
+    Usage,
+)
 
 log = logging.getLogger("modelmill.gateway")
 
@@ -127,7 +134,11 @@ class Gateway:
         if self._snapshot is None:
             return "starting"
         return (
-            "draining" if self.draining else "" if self.healthy else "the disk is full"
+            "draining"
+            if self.draining
+            else ""
+            if self.healthy
+            else "the disk is full"
         )
 
     # ---- what there is
@@ -143,9 +154,13 @@ class Gateway:
         routes = snapshot.routes.values()
         self._visible = {}
         for route in routes:
-            self._visible.setdefault(route.project, {})[route.deployment] = route
+            self._visible.setdefault(route.project, {})[route.deployment] = (
+                route
+            )
         self._follow_all(routes)
-        self.meter.forget({(route.project, route.deployment) for route in routes})
+        self.meter.forget(
+            {(route.project, route.deployment) for route in routes}
+        )
 
     def _follow_all(self, routes: Iterable[ServedVersion]) -> None:
         """A pool for each version there is, and for no other."""
@@ -253,7 +268,9 @@ class Gateway:
         if version:
             return now
         picked = version_of(route)
-        same = (one for one in now.others if one.ready and version_of(one) == picked)
+        same = (
+            one for one in now.others if one.ready and version_of(one) == picked
+        )
         return next(same, now)
 
     def connected(self, route: ServedVersion) -> bool:
@@ -278,7 +295,9 @@ class Gateway:
             raise Unauthenticated(
                 "a key is needed: send the header 'Authorization: Bearer KEY'"
             )
-        digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
+        digest = hashlib.sha256(
+            key.encode("utf-8", "surrogateescape")
+        ).hexdigest()
         info = self._snapshot.keys.get(digest)
         if info is None or not hmac.compare_digest(info.digest, digest):
             raise Unauthenticated("the key is not known")
@@ -420,7 +439,9 @@ class Gateway:
                 now = time.monotonic()
                 flight.extend(now + patience)
                 if cursor.is_new(part):
-                    flight.series.token(now - last, first=len(cursor.tokens) == 1)
+                    flight.series.token(
+                        now - last, first=len(cursor.tokens) == 1
+                    )
                     last = now
                     yield part
             landed = True
@@ -459,11 +480,20 @@ class Gateway:
                 parameters = _seeded(data, parameters, ask)
             pending = pool.submit(data, tensors, parameters, ask)
         except MillError as error:
-            refused = refusal(caller, route, protocol, ask, error, started, series)
+            refused = refusal(
+                caller, route, protocol, ask, error, started, series
+            )
             tell_observers(self.observers, refused)
             raise
         return Flight(
-            self.observers, caller, route, protocol, series, pending, started, ask
+            self.observers,
+            caller,
+            route,
+            protocol,
+            series,
+            pending,
+            started,
+            ask,
         )
 
     def _shadows(self, route: ServedVersion) -> list[Pool]:
@@ -504,7 +534,9 @@ class Gateway:
 
     def _gauges(self) -> Iterator[tuple[str, str, dict[str, str], float]]:
         for place, pool in self._pools.items():
-            labels = dict(zip(("project", "deployment", "slot"), place, strict=True))
+            labels = dict(
+                zip(("project", "deployment", "slot"), place, strict=True)
+            )
             for name, text, value in (
                 ("pending_requests", "waiting or being answered", pool.pending),
                 ("ready_workers", "connected workers", pool.connected),
@@ -557,15 +589,21 @@ def _abandon(flight: Flight, used: Usage = NOTHING) -> None:
 
 def _not_served(route: ServedVersion, version: str) -> NotFound:
     serves = " and ".join(str(one.version) for one in (route, *route.others))
-    return NotFound(f"'{route.deployment}' serves version {serves}, not {version[:20]}")
+    return NotFound(
+        f"'{route.deployment}' serves version {serves}, not {version[:20]}"
+    )
 
 
 def _unservable(route: ServedVersion) -> Unavailable:
     name = route.deployment
     if not route.loaded:
-        return Unavailable(f"'{name}' is unloaded; load it first", retry_after=10)
+        return Unavailable(
+            f"'{name}' is unloaded; load it first", retry_after=10
+        )
     if route.error:
-        return Unavailable(f"'{name}' can't be served: {route.error}", retry_after=10)
+        return Unavailable(
+            f"'{name}' can't be served: {route.error}", retry_after=10
+        )
     return Unavailable(f"'{name}' is loading", retry_after=1)
 
 

@@ -171,7 +171,10 @@ class Gossip:
     def _fresh_series(self) -> Iterator[tuple[Name, Series]]:
         """What has counted anything since it was last sent."""
         for name, series in self._gateway.meter.own.items():
-            mark = (series.success + series.failure + series.rejected, series.batches)
+            mark = (
+                series.success + series.failure + series.rejected,
+                series.batches,
+            )
             if self._sent.get(name) != mark and any(mark):
                 self._sent[name] = mark
                 yield name, series

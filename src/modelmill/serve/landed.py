@@ -1,4 +1,4 @@
-"""What is known of a call when it is over, and the observers that are told.
+"""What is known of a call when it is over, and its observers.
 
 Whatever wants to know of answers (metrics, usage, traces, shadows) is an observer: a function of
 one `Landed`. It runs in the gateway's loop before the caller has its answer, so it does not wait

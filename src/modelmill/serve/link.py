@@ -158,7 +158,9 @@ class Link(asyncio.Protocol):
         self.suspect = batch[0].attempts >= (ATTEMPTS if self.slots else 1)
         self._transport.write(data)
 
-    def _let_go(self, pending: Pending, future: "asyncio.Future[Answer]") -> None:
+    def _let_go(
+        self, pending: Pending, future: "asyncio.Future[Answer]"
+    ) -> None:
         """Tell the worker when nobody waits any more for an answer that still grows."""
         if not self.ended and pending.call.id in self.held:
             assert self._transport is not None
@@ -168,7 +170,11 @@ class Link(asyncio.Protocol):
 
     def busy(self, now: float) -> float:
         """For how many seconds the worker has been at one batch."""
-        return now - min(sent.since for sent in self.batches) if self.batches else 0.0
+        return (
+            now - min(sent.since for sent in self.batches)
+            if self.batches
+            else 0.0
+        )
 
     def retire(self) -> None:
         """Let go of the worker as soon as it has answered what it holds."""

@@ -138,7 +138,14 @@ class Series(msgspec.Struct, array_like=True):
             mine += getattr(other, name)
 
 
-_HISTOGRAMS = ("latency", "queue", "compute", "sizes", "first_token", "next_token")
+_HISTOGRAMS = (
+    "latency",
+    "queue",
+    "compute",
+    "sizes",
+    "first_token",
+    "next_token",
+)
 _SUMS = tuple(
     field.name
     for field in msgspec.structs.fields(Series)
@@ -179,10 +186,17 @@ class Meter:
 
     def names(self) -> set[Name]:
         """Everything that any gateway counted."""
-        return {name for series in (self.own, *self.others.values()) for name in series}
+        return {
+            name
+            for series in (self.own, *self.others.values())
+            for name in series
+        }
 
     def receive(
-        self, gateway: str, news: dict[Name, Series], usage: dict[Use, int | float]
+        self,
+        gateway: str,
+        news: dict[Name, Series],
+        usage: dict[Use, int | float],
     ) -> None:
         """Another gateway's counters; those of one that has ended stay as they were."""
         self.others.setdefault(gateway, {}).update(news)
@@ -222,7 +236,9 @@ class Meter:
         self._forget_usage(known)
 
     def _forget_usage(self, known: set[tuple[str, str]]) -> None:
-        for payer in [one for one in self.usage if (one[0], one[2]) not in known]:
+        for payer in [
+            one for one in self.usage if (one[0], one[2]) not in known
+        ]:
             del self.usage[payer]
         for usage in self._usages.values():
             for use in [use for use in usage if (use[0], use[2]) not in known]:

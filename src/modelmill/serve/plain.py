@@ -72,7 +72,11 @@ def answers_of(
 ) -> list[Answer]:
     """An answer for each call, its part of all outputs, each with this usage."""
     return [
-        Answer(call.id, tensors=[_cut(at, *column) for column in columns], usage=usage)
+        Answer(
+            call.id,
+            tensors=[_cut(at, *column) for column in columns],
+            usage=usage,
+        )
         for at, call in enumerate(calls)
     ]
 

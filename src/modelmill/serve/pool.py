@@ -127,12 +127,18 @@ class Pool:
     @property
     def pending(self) -> int:
         """Calls that wait or are being answered."""
-        return self.waiting + sum(len(link.held) for link in self._links.values())
+        return self.waiting + sum(
+            len(link.held) for link in self._links.values()
+        )
 
     def oldest(self, now: float) -> float:
         """How many seconds the call at the head of the queue has waited."""
         return max(
-            (now - pending.arrived for pending in self._lanes if not pending.gone()),
+            (
+                now - pending.arrived
+                for pending in self._lanes
+                if not pending.gone()
+            ),
             default=0.0,
         )
 
@@ -142,7 +148,9 @@ class Pool:
         """
         wanted = set(sockets)
         for path in wanted - self._links.keys() - self._connecting.keys():
-            self._connecting[path] = asyncio.ensure_future(self._connect(path, version))
+            self._connecting[path] = asyncio.ensure_future(
+                self._connect(path, version)
+            )
         self._leaving = {path for path in self._links if path not in wanted}
         self._let_go()
 
@@ -171,8 +179,12 @@ class Pool:
             ask.kind,
         )
         weight = bytes_of_parameters(call) if parameters else 0
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        pending = Pending(call, ask.key, ask.priority, now + ask.timeout, future, now)
+        future: asyncio.Future[Answer] = (
+            asyncio.get_running_loop().create_future()
+        )
+        pending = Pending(
+            call, ask.key, ask.priority, now + ask.timeout, future, now
+        )
         pending.abandoned = ask.gone
         pending.request_id = ask.request_id
         pending.pin = ask.pin
@@ -222,7 +234,9 @@ class Pool:
                 if pending.pin and pending.pin != link.version:
                     self._refuse_pinned(pending)
             self._send(
-                link, [pending for pending in batch if not pending.future.done()], now
+                link,
+                [pending for pending in batch if not pending.future.done()],
+                now,
             )
         if self._leaving:
             self._let_go()
@@ -248,9 +262,13 @@ class Pool:
 
     def _take_apart(self, batch: list[Pending], error: Exception) -> None:
         """Refuse the calls of a batch that can't be sent, and queue the others again."""
-        guilty = [pending for pending in batch if _unsendable(pending.call)] or batch
+        guilty = [
+            pending for pending in batch if _unsendable(pending.call)
+        ] or batch
         for pending in guilty:
-            self._fail(pending, InvalidInput(f"the input can't be passed on: {error}"))
+            self._fail(
+                pending, InvalidInput(f"the input can't be passed on: {error}")
+            )
         for pending in reversed(batch):
             if not pending.future.done():
                 self._lanes.put_back(pending)
@@ -282,7 +300,9 @@ class Pool:
                 self._try_again(pending)
         if held:
             log.warning(
-                "a worker of %s was lost with %d calls", self.deployment, len(held)
+                "a worker of %s was lost with %d calls",
+                self.deployment,
+                len(held),
             )
         self.pump()
 
@@ -311,7 +331,9 @@ class Pool:
     def _report_hung(self, link: Link, seconds: float) -> None:
         if not link.hung:
             log.error(
-                "a worker of %s has not answered for %.0f s", self.deployment, seconds
+                "a worker of %s has not answered for %.0f s",
+                self.deployment,
+                seconds,
             )
         link.hung = True
         self.on_hang(link.path)  # again and again: the news may be lost
@@ -332,7 +354,9 @@ class Pool:
         while self._lanes.count:
             pending = self._lanes.pop()
             if self._heir is None:
-                self._fail(pending, Unavailable(f"'{self.deployment}' was undeployed"))
+                self._fail(
+                    pending, Unavailable(f"'{self.deployment}' was undeployed")
+                )
             else:
                 self._heir.adopt(pending)
 
@@ -380,12 +404,16 @@ class Pool:
             self._purged = pending.arrived
             lanes.purge()
         full = not admit(lanes, pending.key, limits.queue)
-        if full or (lanes.count and lanes.size + pending.size > limits.queue_bytes):
+        if full or (
+            lanes.count and lanes.size + pending.size > limits.queue_bytes
+        ):
             self.series.rejected += 1
             raise self._overloaded()
 
     def _overloaded(self) -> Overloaded:
-        waiting = f"{self._lanes.count} calls already wait for '{self.deployment}'"
+        waiting = (
+            f"{self._lanes.count} calls already wait for '{self.deployment}'"
+        )
         return Overloaded(waiting, retry_after=1)
 
     def _blame(self, pending: Pending) -> None:
@@ -413,7 +441,9 @@ class Pool:
             self._sweep.cancel()
         self._sweep_at = when
         delay = max(0.0, when - time.monotonic())
-        self._sweep = asyncio.get_running_loop().call_later(delay, self._expire_due)
+        self._sweep = asyncio.get_running_loop().call_later(
+            delay, self._expire_due
+        )
 
     def _expire_due(self) -> None:
         self._sweep = None
@@ -423,7 +453,9 @@ class Pool:
             if pending.deadline <= now:
                 self._expire(pending)
         self._lanes.purge()
-        rest = [pending.deadline for pending in every if not pending.future.done()]
+        rest = [
+            pending.deadline for pending in every if not pending.future.done()
+        ]
         if rest:
             self._sweep_by(min(rest))
 
@@ -435,7 +467,9 @@ class Pool:
     async def _connect(self, path: str, version: str) -> None:
         link = self._links[path] = Link(self, path, version, self.slots)
         try:
-            await asyncio.get_running_loop().create_unix_connection(lambda: link, path)
+            await asyncio.get_running_loop().create_unix_connection(
+                lambda: link, path
+            )
         except OSError as error:
             log.warning("no connection to %s: %s", path, error)
         finally:
@@ -450,7 +484,8 @@ class Pool:
 
     def _expire(self, pending: Pending) -> None:
         self._fail(
-            pending, Expired(f"'{self.deployment}' did not answer in the time allowed")
+            pending,
+            Expired(f"'{self.deployment}' did not answer in the time allowed"),
         )
 
     @staticmethod
@@ -471,7 +506,9 @@ def bytes_of_parameters(call: Call) -> int:
     if error := _unsendable(Call(call.id, None, [], call.parameters)):
         raise InvalidInput(f"parameters hold what can't be passed on: {error}")
     return sum(
-        len(value) for value in call.parameters.values() if isinstance(value, str)
+        len(value)
+        for value in call.parameters.values()
+        if isinstance(value, str)
     )
 
 

@@ -30,11 +30,19 @@ def copies_to(shadows: Callable[[ServedVersion], Iterable[Pool]]) -> Observer:
     """
 
     def copy(landed: Landed) -> None:
-        if not landed.picked.others or landed.answer is None or landed.call is None:
+        if (
+            not landed.picked.others
+            or landed.answer is None
+            or landed.call is None
+        ):
             return
-        ask = landed.ask._replace(gone=None, on_part=None, priority=LAST, pin="")
+        ask = landed.ask._replace(
+            gone=None, on_part=None, priority=LAST, pin=""
+        )
         for pool in shadows(landed.picked):
-            task = asyncio.ensure_future(_shadow(pool, landed.call, landed.answer, ask))
+            task = asyncio.ensure_future(
+                _shadow(pool, landed.call, landed.answer, ask)
+            )
             _running.add(task)  # else the loop could lose it
             task.add_done_callback(_running.discard)
 
@@ -46,7 +54,9 @@ async def _shadow(pool: Pool, call: Call, answer: Answer, ask: Ask) -> None:
     good = False
     series = pool.series
     try:
-        other = await pool.submit(call.data, call.tensors, call.parameters, ask).future
+        other = await pool.submit(
+            call.data, call.tensors, call.parameters, ask
+        ).future
         good = not other.code
         series.shadow_answers += 1
         series.shadow_disagreements += not (good and agree(answer, other))
@@ -85,7 +95,9 @@ def _close(one: Tensor, other: Tensor) -> bool:
         return one.data == other.data
     mine, theirs = _numbers(one), _numbers(other)
     return bool(
-        np.allclose(mine, theirs, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True)
+        np.allclose(
+            mine, theirs, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True
+        )
     )
 
 

@@ -80,7 +80,9 @@ class StreamWorker:
         self._gone: list[Send] = []
         self._sent_at = 0.0
         self._seconds = 0.0
-        self._thread = threading.Thread(target=self._run, name="steps", daemon=True)
+        self._thread = threading.Thread(
+            target=self._run, name="steps", daemon=True
+        )
         self._thread.start()
 
     @staticmethod
@@ -128,7 +130,9 @@ class StreamWorker:
         self._seconds += time.perf_counter() - started
         if pieces:
             for piece in pieces:
-                self._callers[piece.name[:2]].seconds += self._seconds / len(pieces)
+                self._callers[piece.name[:2]].seconds += self._seconds / len(
+                    pieces
+                )
             self._seconds = 0.0
         return pieces
 
@@ -178,7 +182,11 @@ class StreamWorker:
         """The only tensor of a call, which holds raw inputs; raises `InvalidInput`."""
         kinds = self.task.kinds
         tensor = call.tensors[0] if len(call.tensors) == 1 else None
-        if tensor is None or tensor.datatype != "BYTES" or tensor.name not in kinds:
+        if (
+            tensor is None
+            or tensor.datatype != "BYTES"
+            or tensor.name not in kinds
+        ):
             raise InvalidInput(
                 f"the output '{ANSWER}' needs raw input: send '{kinds[0]}' as BYTES"
             )
@@ -186,12 +194,16 @@ class StreamWorker:
 
     def _forget_callers(self, gone: Sequence[Send]) -> None:
         """Those of links that have ended."""
-        names = [name for name, one in self._callers.items() if one.send in gone]
+        names = [
+            name for name, one in self._callers.items() if one.send in gone
+        ]
         for name in names:
             self._forget(name)
 
     def _forget(self, name: tuple[int, int]) -> None:
-        self._writer.cancel({row.text.name for row in self._callers.pop(name).rows})
+        self._writer.cancel(
+            {row.text.name for row in self._callers.pop(name).rows}
+        )
 
     def _send_pieces(self, pieces: Sequence[Piece]) -> None:
         """Parts of what is streamed go together to each link; whole answers one by one."""
@@ -200,7 +212,9 @@ class StreamWorker:
             caller = self._callers[piece.name[:2]]
             part = self._grown(caller, piece)
             if part is not None:
-                parts.setdefault(id(caller.send), (caller.send, []))[1].append(part)
+                parts.setdefault(id(caller.send), (caller.send, []))[1].append(
+                    part
+                )
         for send, some in parts.values():
             send(Batch([], parts=some))
         for piece in pieces:

@@ -26,7 +26,9 @@ def array_of(tensor: Tensor) -> np.ndarray[Any, Any]:
     try:
         if tensor.datatype == "BYTES":
             return _bytes_array(elements_of(tensor)).reshape(tensor.shape)
-        return np.frombuffer(tensor.data, NUMPY[tensor.datatype]).reshape(tensor.shape)
+        return np.frombuffer(tensor.data, NUMPY[tensor.datatype]).reshape(
+            tensor.shape
+        )
     except ValueError as error:
         raise InvalidInput(
             f"input '{tensor.name}': its data do not fill the shape {tensor.shape}"
@@ -44,7 +46,9 @@ def tensor_of(name: str, array: np.ndarray[Any, Any]) -> Tensor:
     if array.dtype.kind in "OSU":
         elements = [_as_bytes(one) for one in array.flat]
         return Tensor(name, "BYTES", list(array.shape), pack_bytes(elements))
-    return Tensor(name, DATATYPES[array.dtype], list(array.shape), array.tobytes())
+    return Tensor(
+        name, DATATYPES[array.dtype], list(array.shape), array.tobytes()
+    )
 
 
 def _as_bytes(element: Any) -> bytes:
@@ -60,7 +64,9 @@ def texts_of(name: str, elements: Sequence[bytes]) -> Tensor:
 
 def pack_bytes(elements: Sequence[bytes]) -> bytes:
     """Elements, each after its length."""
-    return b"".join([len(one).to_bytes(LENGTH, "little") + one for one in elements])
+    return b"".join(
+        [len(one).to_bytes(LENGTH, "little") + one for one in elements]
+    )
 
 
 def elements_of(tensor: Tensor) -> list[bytes]:

@@ -67,7 +67,9 @@ class Span:
         self._tracing, self._span = tracing, span
         self.traceparent = traceparent
         self.request_id = (
-            request_id if REQUEST_ID.fullmatch(request_id) else traceparent[3:35]
+            request_id
+            if REQUEST_ID.fullmatch(request_id)
+            else traceparent[3:35]
         )
         if span is not None and self.request_id is request_id:
             span.set_attribute("http.request.header.x-request-id", [request_id])
@@ -77,7 +79,10 @@ class Span:
         """What the answer carries: `traceparent` of this span and `x-request-id`, the caller's if
         it sent one.
         """
-        return ("traceparent", self.traceparent), ("x-request-id", self.request_id)
+        return ("traceparent", self.traceparent), (
+            "x-request-id",
+            self.request_id,
+        )
 
     def set(self, attributes: Attributes) -> None:
         """Add what became known later, such as `modelmill.deployment` or
@@ -87,13 +92,19 @@ class Span:
             self._span.set_attributes(dict(attributes))
 
     def phase(
-        self, name: str, start: int, end: int, attributes: Attributes | None = None
+        self,
+        name: str,
+        start: int,
+        end: int,
+        attributes: Attributes | None = None,
     ) -> None:
         """A part of the work as a child span; times in nanoseconds since 1970 (see
         `nanoseconds`).
         """
         if self._span is not None:
-            self._tracing.part(self._span, name, start, attributes).end(max(start, end))
+            self._tracing.part(self._span, name, start, attributes).end(
+                max(start, end)
+            )
 
     def fail(self, code: str, message: str) -> None:
         """The request failed with an error of the platform; the message is kept only where it is
@@ -202,7 +213,9 @@ class Tracing:
         given = headers.get("x-request-id", "")
         parent = TRACEPARENT.match(headers.get("traceparent", ""))
         sampled = (
-            int(parent[2], 16) & SAMPLED if parent else random.random() < self._sample
+            int(parent[2], 16) & SAMPLED
+            if parent
+            else random.random() < self._sample
         )
         if not sampled:
             return Span(self, None, _unsampled(parent), given)

@@ -72,14 +72,19 @@ class Worker:
     """
 
     def __init__(
-        self, model: predictor.Predictor, decoders: int, independent: bool = True
+        self,
+        model: predictor.Predictor,
+        decoders: int,
+        independent: bool = True,
     ) -> None:
         self.model = model
         self.independent = independent
         task = model.task if model.manifest.task else None
         self.kind = task.takes if task else ""
         self.kinds = task.kinds if task else ()
-        self._pool = ThreadPoolExecutor(decoders, "decode") if decoders > 1 else None
+        self._pool = (
+            ThreadPoolExecutor(decoders, "decode") if decoders > 1 else None
+        )
         self._running = threading.Lock()
 
     def answer(self, calls: Sequence[Call]) -> Batch:
@@ -94,13 +99,16 @@ class Worker:
         results, run = self._run_all(items)
         ran = time.perf_counter()
         answers = [
-            self._encode(*three) for three in zip(calls, items, results, strict=True)
+            self._encode(*three)
+            for three in zip(calls, items, results, strict=True)
         ]
         encoded = time.perf_counter()
         count = _share(encoded - started, items)
         return Batch(answers, count, decoded - started, run, encoded - ran)
 
-    def _answer_plain(self, calls: Sequence[Call], started: float) -> Batch | None:
+    def _answer_plain(
+        self, calls: Sequence[Call], started: float
+    ) -> Batch | None:
         """The short way for calls that are alike; None when they are not, or anything is wrong with
         them.
         """
@@ -123,7 +131,9 @@ class Worker:
         encoded = time.perf_counter()
         usage = {"compute_seconds": (encoded - started) / len(calls)}
         answers = answers_of(calls, columns, usage)
-        return Batch(answers, count, decoded - started, ran - begun, encoded - ran)
+        return Batch(
+            answers, count, decoded - started, ran - begun, encoded - ran
+        )
 
     def _decode_all(self, calls: Sequence[Call]) -> list[Item | MillError]:
         """Every call decoded; several raw ones beside one another."""
@@ -147,13 +157,17 @@ class Worker:
         if call.data is not None:
             how = self.model.parameters(call.parameters)
             decoded = self._decode_raw(call.data, call.kind, how)
-            return Item({name: array[None] for name, array in decoded.items()}, how)
+            return Item(
+                {name: array[None] for name, array in decoded.items()}, how
+            )
         if len(call.tensors) == 1 and self._is_raw(call):
             how = self.model.parameters(call.parameters)
             return self._decode_rows(call.tensors[0], how)
         if not call.tensors:
             raise InvalidInput("the call brings neither an input nor tensors")
-        return Item({tensor.name: array_of(tensor) for tensor in call.tensors}, None)
+        return Item(
+            {tensor.name: array_of(tensor) for tensor in call.tensors}, None
+        )
 
     def _is_raw(self, call: Call) -> bool:
         tensor = call.tensors[0]
@@ -162,7 +176,9 @@ class Worker:
     def _decode_rows(self, tensor: Tensor, parameters: Struct) -> Item:
         rows, kind = elements_of(tensor), tensor.name
         decode = self._pool.map if self._pool and len(rows) > 1 else map
-        decoded = list(decode(self._decode_raw, rows, repeat(kind), repeat(parameters)))
+        decoded = list(
+            decode(self._decode_raw, rows, repeat(kind), repeat(parameters))
+        )
         if not decoded:
             raise InvalidInput("the batch is empty")
         return Item(_stacked_rows(decoded, kind), parameters)
@@ -194,7 +210,9 @@ class Worker:
         if len(items) == 1:
             return [self._run_alone(items[0])]
         try:
-            outputs = self._sliced(_concatenated([item.arrays for item in items]))
+            outputs = self._sliced(
+                _concatenated([item.arrays for item in items])
+            )
         except BaseException as error:
             reraise_exit(error)
             return [self._run_alone(item) for item in items]
@@ -237,7 +255,9 @@ class Worker:
         except BaseException as error:
             reraise_exit(error)
             log.exception("encoding failed")
-            return _failed(call, ModelFailed("the model's output could not be encoded"))
+            return _failed(
+                call, ModelFailed("the model's output could not be encoded")
+            )
 
     def _answer(self, call: Call, item: Item, result: Arrays) -> Answer:
         """JSON for raw input, tensors for tensors; raises `MillError`."""
@@ -282,7 +302,8 @@ class Worker:
             for row in range(item.rows)
         )
         return [
-            msgspec.json.encode(self.model.encode(row, item.parameters)) for row in rows
+            msgspec.json.encode(self.model.encode(row, item.parameters))
+            for row in rows
         ]
 
 
@@ -328,7 +349,8 @@ def _slices(batch: Arrays, count: int) -> Iterator[Arrays]:
 def _concatenated(batches: Sequence[Arrays]) -> Arrays:
     """The rows of all batches as one."""
     return {
-        name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]
+        name: np.concatenate([batch[name] for batch in batches])
+        for name in batches[0]
     }
 
 
@@ -383,7 +405,9 @@ class Server:
 
     def __init__(self, worker: Worker, path: str, most: int = 0) -> None:
         self.worker, self._path = worker, path
-        self._streams = StreamWorker(worker.model, most) if worker.model.grows else None
+        self._streams = (
+            StreamWorker(worker.model, most) if worker.model.grows else None
+        )
         self._links: set[socket.socket] = set()
         self.stopping = threading.Event()
         self._listener = _listening(path)
@@ -453,7 +477,10 @@ class Server:
         )
 
     def _answer(
-        self, link: socket.socket, calls: Sequence[Call], writing: threading.Lock
+        self,
+        link: socket.socket,
+        calls: Sequence[Call],
+        writing: threading.Lock,
     ) -> None:
         """Answer one batch; where that fails the link is closed: what is lost with it goes to
         another worker.
@@ -464,7 +491,9 @@ class Server:
                 link.sendall(data)
         except Exception as error:
             if not isinstance(error, OSError):
-                log.exception("a batch could not be answered: its link is closed")
+                log.exception(
+                    "a batch could not be answered: its link is closed"
+                )
             with suppress(OSError):
                 link.shutdown(socket.SHUT_RDWR)
 
@@ -504,7 +533,9 @@ class Frames:
         end = HEAD + int.from_bytes(data[:HEAD], "little")
         self._rest = data[end:]
         return (
-            memoryview(data)[HEAD:end] if len(data) >= end else self._whole(data, end)
+            memoryview(data)[HEAD:end]
+            if len(data) >= end
+            else self._whole(data, end)
         )
 
     def _whole(self, begun: bytes, end: int) -> memoryview | None:
@@ -535,7 +566,9 @@ def _open(spec: WorkerSpec) -> predictor.Predictor:
 def _is_quick(model: predictor.Predictor) -> bool:
     if model.grows:
         return False
-    return seconds_of_one(Worker(model, 1).answer, model.manifest) <= QUICK_SECONDS
+    return (
+        seconds_of_one(Worker(model, 1).answer, model.manifest) <= QUICK_SECONDS
+    )
 
 
 def _rows(worker: Worker, most: int) -> int:
@@ -552,7 +585,8 @@ def _rows(worker: Worker, most: int) -> int:
 def main(data: bytes, report: Report) -> int:
     """Entry of a worker process."""
     logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
     spec = msgspec.json.decode(data, type=WorkerSpec)
     started = time.perf_counter()
@@ -567,7 +601,9 @@ def main(data: bytes, report: Report) -> int:
     rows = _rows(worker, spec.batch)
     server = _prepared(worker, spec)
     _log_ready(spec, time.perf_counter() - started, rows)
-    report({"ready": True, "batch": rows, "alone": alone, "threads": model.threads})
+    report(
+        {"ready": True, "batch": rows, "alone": alone, "threads": model.threads}
+    )
     server.run()
     return 0
 

@@ -257,7 +257,9 @@ class Task(ABC):
         return item.data
 
     @abstractmethod
-    def prepare(self, samples: Sequence[Any], preprocessing: Any, folder: Path) -> Any:
+    def prepare(
+        self, samples: Sequence[Any], preprocessing: Any, folder: Path
+    ) -> Any:
         """Preprocessing completed from training samples; files it needs are written into
         `folder`.
         """
@@ -282,7 +284,9 @@ class Task(ABC):
     def outputs(self, context: Context) -> list[TensorSpec]:
         """The signature of what the network answers, the batch axis first."""
 
-    def graph(self, context: Context) -> tuple[list[TensorSpec], list[TensorSpec]]:
+    def graph(
+        self, context: Context
+    ) -> tuple[list[TensorSpec], list[TensorSpec]]:
         """The network's own inputs and outputs, where `infer` runs it differently from how callers
         see the model.
         """
@@ -295,7 +299,9 @@ class Task(ABC):
         return checked(self.PARAMETERS, given)
 
     @abstractmethod
-    def decode(self, data: Raw, context: Context, parameters: Any = None) -> Arrays:
+    def decode(
+        self, data: Raw, context: Context, parameters: Any = None
+    ) -> Arrays:
         """One raw input as named arrays without the batch axis; raises `InvalidInput`.
 
         Names that begin with `NOTE` do not go to the model: `encode` finds them beside the outputs.
@@ -346,7 +352,9 @@ class Task(ABC):
         labels = model.context.labels
         outputs = list[Any]()
         truths = list[Any]()
-        for item, answer in model.answers(iter(items), self.full_parameters(labels)):
+        for item, answer in model.answers(
+            iter(items), self.full_parameters(labels)
+        ):
             outputs.append(answer)
             truths.append(self.expected(item))
         return Measured(
@@ -374,11 +382,15 @@ class StreamingTask(Task):
     """
 
     @abstractmethod
-    def begin(self, name: Any, data: Raw, context: Context, parameters: Any) -> Text:
+    def begin(
+        self, name: Any, data: Raw, context: Context, parameters: Any
+    ) -> Text:
         """A text for the generator, `name`d for its pieces; raises `InvalidInput`."""
 
     @abstractmethod
-    def stream_part(self, piece: Piece, at: int, context: Context) -> StreamPart:
+    def stream_part(
+        self, piece: Piece, at: int, context: Context
+    ) -> StreamPart:
         """What a step adds to an answer after `at` characters."""
 
     @abstractmethod
@@ -440,7 +452,9 @@ def _same_lists(one: list[Any], other: list[Any], tolerance: float) -> bool:
     """Of lists of one length, ranked ones or others."""
     if all(map(_is_ranked, [*one, *other])):
         return _same_ranking(one, other, tolerance)
-    return all(same_numbers(a, b, tolerance) for a, b in zip(one, other, strict=True))
+    return all(
+        same_numbers(a, b, tolerance) for a, b in zip(one, other, strict=True)
+    )
 
 
 def _is_ranked(entry: Any) -> bool:
@@ -453,12 +467,16 @@ def _same_ranking(one: list[Json], other: list[Json], tolerance: float) -> bool:
     taken for the last of the other.
     """
     pairs = zip(one, other, strict=True)
-    if not all(same_numbers(a["score"], b["score"], tolerance) for a, b in pairs):
+    if not all(
+        same_numbers(a["score"], b["score"], tolerance) for a, b in pairs
+    ):
         return False
     scores = {entry["label"]: entry["score"] for entry in other}
     least = min((entry["score"] for entry in other), default=0.0)
     return all(
-        same_numbers(entry["score"], scores.get(entry["label"], least), tolerance)
+        same_numbers(
+            entry["score"], scores.get(entry["label"], least), tolerance
+        )
         for entry in one
     )
 

@@ -9,7 +9,11 @@ import numpy as np
 
 from modelmill.errors import InvalidInput
 from modelmill.tasks.base import Arrays, Context, Raw, Task
-from modelmill.tasks.decoding import audio_decoder, image_decoder, text_tokenizer
+from modelmill.tasks.decoding import (
+    audio_decoder,
+    image_decoder,
+    text_tokenizer,
+)
 from modelmill.types import Struct, TensorSpec, Usage
 
 
@@ -27,7 +31,9 @@ class ImageTask(Task, ABC):
         """Sizes and colour of the training pictures."""
         return image_decoder.look(samples)
 
-    def prepare(self, samples: Sequence[Raw], preprocessing: Any, folder: Path) -> Any:
+    def prepare(
+        self, samples: Sequence[Raw], preprocessing: Any, folder: Path
+    ) -> Any:
         """Size, colour and normalisation taken from the training pictures."""
         return image_decoder.prepare(samples, preprocessing)
 
@@ -35,7 +41,9 @@ class ImageTask(Task, ABC):
         """`image`: uint8 [-1, height, width, channels]."""
         return [image_decoder.tensor(context.preprocessing)]
 
-    def decode(self, data: Raw, context: Context, parameters: Any = None) -> Arrays:
+    def decode(
+        self, data: Raw, context: Context, parameters: Any = None
+    ) -> Arrays:
         """`image`: uint8 [height, width, channels]; raises `InvalidInput`, `TooLarge`."""
         return {"image": image_decoder.decode(data, context.preprocessing)}
 
@@ -46,7 +54,9 @@ class ImageTask(Task, ABC):
     def as_sent(self, data: Raw) -> bytes | str:
         """A picture as a file: PNG where the data set has mere pixels."""
         return (
-            image_decoder.png(data) if isinstance(data, np.ndarray) else file_of(data)
+            image_decoder.png(data)
+            if isinstance(data, np.ndarray)
+            else file_of(data)
         )
 
 
@@ -60,7 +70,9 @@ class TextTask(Task, ABC):
         """The sha256 of the stripped text; raises `InvalidInput`."""
         return text_tokenizer.fingerprint(data)
 
-    def prepare(self, samples: Sequence[Any], preprocessing: Any, folder: Path) -> Any:
+    def prepare(
+        self, samples: Sequence[Any], preprocessing: Any, folder: Path
+    ) -> Any:
         """The tokenizer and the length, learnt from the training texts."""
         return text_tokenizer.prepare(samples, preprocessing, folder)
 
@@ -68,7 +80,9 @@ class TextTask(Task, ABC):
         """`ids`: int64 [-1, max_length]."""
         return [text_tokenizer.tensor(context.preprocessing)]
 
-    def decode(self, data: Raw, context: Context, parameters: Any = None) -> Arrays:
+    def decode(
+        self, data: Raw, context: Context, parameters: Any = None
+    ) -> Arrays:
         """`ids`: int64 [max_length]; raises `InvalidInput`."""
         ids = text_tokenizer.decode(data, context.preprocessing, context.folder)
         return {"ids": ids}
@@ -93,7 +107,9 @@ class AudioTask(Task, ABC):
 
     def usage(self, inputs: Arrays, outputs: Arrays, context: Context) -> Usage:
         """`audio_seconds` of the recordings as the model hears them."""
-        return {"audio_seconds": inputs["audio"].size / context.preprocessing.rate}
+        return {
+            "audio_seconds": inputs["audio"].size / context.preprocessing.rate
+        }
 
     def as_sent(self, data: Raw) -> bytes:
         """The file itself."""

@@ -57,13 +57,17 @@ def checked(kind: type[P], given: Mapping[str, Any]) -> P:
     }
     try:
         return kind(**changed)
-    except ValueError as error:  # what a struct says of values that do not go together
+    except (
+        ValueError
+    ) as error:  # what a struct says of values that do not go together
         raise InvalidInput(str(error)) from error
 
 
 def listed(kind: type[Struct]) -> list[str]:
     """The names that errors list."""
-    return [name for name, field in _fields(kind).items() if not hidden(field.type)]
+    return [
+        name for name, field in _fields(kind).items() if not hidden(field.type)
+    ]
 
 
 def describe_parameters(kind: type[Struct]) -> Iterator[Json]:
@@ -75,7 +79,9 @@ def describe_parameters(kind: type[Struct]) -> Iterator[Json]:
             "name": name,
             "default": getattr(usual, name),
             "allowed": wanted(noted),
-            "help": "; ".join(n.description for n in notes_of(noted) if n.description),
+            "help": "; ".join(
+                n.description for n in notes_of(noted) if n.description
+            ),
         }
 
 

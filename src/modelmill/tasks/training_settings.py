@@ -21,7 +21,9 @@ class TrainSettings(Struct, frozen=True, kw_only=True):
 
     epochs: Annotated[
         int,
-        msgspec.Meta(ge=1, le=MOST_EPOCHS, description="passes over the training data"),
+        msgspec.Meta(
+            ge=1, le=MOST_EPOCHS, description="passes over the training data"
+        ),
     ] = 10
     time: Annotated[
         str,
@@ -66,7 +68,9 @@ class TrainSettings(Struct, frozen=True, kw_only=True):
     ] = 0.9
     beta2: Annotated[
         float,
-        msgspec.Meta(ge=0, lt=1, description="of adam and adamw: memory of its square"),
+        msgspec.Meta(
+            ge=0, lt=1, description="of adam and adamw: memory of its square"
+        ),
     ] = 0.999
     schedule: Annotated[
         Literal["cosine", "constant"],
@@ -74,13 +78,16 @@ class TrainSettings(Struct, frozen=True, kw_only=True):
     ] = "cosine"
     warmup: Annotated[
         float,
-        msgspec.Meta(ge=0, le=1, description="share of all steps spent warming up"),
+        msgspec.Meta(
+            ge=0, le=1, description="share of all steps spent warming up"
+        ),
     ] = 0.05
     label_smoothing: Annotated[
         float, msgspec.Meta(ge=0, lt=1, description="of the cross-entropy")
     ] = 0.0
     clip: Annotated[
-        float, msgspec.Meta(ge=0, description="largest gradient norm; 0: no clipping")
+        float,
+        msgspec.Meta(ge=0, description="largest gradient norm; 0: no clipping"),
     ] = 0.0
     ema: Annotated[
         float,
@@ -109,7 +116,9 @@ class TrainSettings(Struct, frozen=True, kw_only=True):
     ] = ""
     seed: Annotated[
         int,
-        msgspec.Meta(ge=0, le=2**31, description="of weights, order and augmentation"),
+        msgspec.Meta(
+            ge=0, le=2**31, description="of weights, order and augmentation"
+        ),
     ] = 0
 
     def __post_init__(self) -> None:
@@ -210,10 +219,15 @@ def plan(recipe: ModuleType, overrides: Mapping[str, Any]) -> Plan:
     sections = _defaults(recipe).sections()
     of_section = _by_section(sections, overrides)
     changed = {
-        name: _override(part, of_section[name]) for name, part in sections.items()
+        name: _override(part, of_section[name])
+        for name, part in sections.items()
     }
     train = changed.get("train")
-    if isinstance(train, TrainSettings) and train.time and "epochs" not in overrides:
+    if (
+        isinstance(train, TrainSettings)
+        and train.time
+        and "epochs" not in overrides
+    ):
         # The time alone ends the training.
         changed["train"] = msgspec.structs.replace(train, epochs=MOST_EPOCHS)
     return Plan(**cast(Any, changed))
@@ -253,7 +267,9 @@ def fitted(
     current = chosen.flat()
     chosen_settings = dict[str, Any]()
     choices_made = list[Choice]()
-    for choice in recipe.fit_to(facts, chosen) if hasattr(recipe, "fit_to") else ():
+    for choice in (
+        recipe.fit_to(facts, chosen) if hasattr(recipe, "fit_to") else ()
+    ):
         fixed = {*given, "epochs"} if given.get("time") else {*given}
         changes = {
             name: value
@@ -289,7 +305,9 @@ def _choices(field: msgspec.structs.FieldInfo) -> list[str]:
     """The values of a `Literal` field; empty for others."""
     kind = getattr(field.type, "__origin__", field.type)
     return (
-        [str(value) for value in get_args(kind)] if get_origin(kind) is Literal else []
+        [str(value) for value in get_args(kind)]
+        if get_origin(kind) is Literal
+        else []
     )
 
 
@@ -301,7 +319,8 @@ def _override(part: Struct, values: Mapping[str, Any]) -> Struct:
     if not values:
         return part
     changed = {
-        name: _convert(type(part), name, value) for name, value in values.items()
+        name: _convert(type(part), name, value)
+        for name, value in values.items()
     }
     try:
         return msgspec.structs.replace(part, **changed)
@@ -321,7 +340,9 @@ def _convert(kind: type[Struct], name: str, value: Any) -> Any:
         wanted = _wanted(field, error)
         raise InvalidInput(f"setting {name}={value!s:.60}: {wanted}") from error
     if isinstance(converted, float) and not math.isfinite(converted):
-        raise InvalidInput(f"setting {name}={value!s:.60}: a finite number is wanted")
+        raise InvalidInput(
+            f"setting {name}={value!s:.60}: a finite number is wanted"
+        )
     return converted
 
 
@@ -337,7 +358,9 @@ def describe(part: Struct) -> Iterator[Json]:
     """The fields of a settings struct as rows for people: name, default, help."""
     for field in msgspec.structs.fields(type(part)):
         if field.name in names(part):
-            notes = [note.description for note in _notes(field) if note.description]
+            notes = [
+                note.description for note in _notes(field) if note.description
+            ]
             if choices := _choices(field):
                 notes.append(f"one of {', '.join(choices)}")
             yield {

@@ -31,7 +31,9 @@ class UnknownCoding(InvalidInput):
 
 async def in_thread(work: Callable[..., T], *arguments: Any) -> T:
     """Run what would hold up the event loop; two at a time, so that memory stays bounded."""
-    return await asyncio.get_running_loop().run_in_executor(_threads, work, *arguments)
+    return await asyncio.get_running_loop().run_in_executor(
+        _threads, work, *arguments
+    )
 
 
 async def unpacked_body(body: bytes, encoding: bytes, limit: int) -> bytes:

@@ -49,8 +49,14 @@ def api(tmp_path_factory):
     worker = api.worker(tmp_path_factory.mktemp("v2") / "w", mirror)
     there = {"sockets": [worker.path]}
     api.update(
-        *(a_mirror(f"m-{kind}", ("x", kind, [-1, -1]), **there) for kind in KINDS),
-        *(a_mirror(f"row-{kind}", ("x", kind, [-1, 3]), **there) for kind in KINDS),
+        *(
+            a_mirror(f"m-{kind}", ("x", kind, [-1, -1]), **there)
+            for kind in KINDS
+        ),
+        *(
+            a_mirror(f"row-{kind}", ("x", kind, [-1, 3]), **there)
+            for kind in KINDS
+        ),
         a_mirror(
             "mixed",
             ("a", "BYTES", [-1]),
@@ -100,7 +106,9 @@ def same(first, second):
 @settings(max_examples=150, deadline=None)
 @given(st.sampled_from(IN_JSON), st.integers(0, 4), st.data())
 def test_json_and_binary_agree_both_ways(api, kind, rows, data):
-    values = data.draw(st.lists(values_of(kind), min_size=3 * rows, max_size=3 * rows))
+    values = data.draw(
+        st.lists(values_of(kind), min_size=3 * rows, max_size=3 * rows)
+    )
     raw = raw_of(kind, values)
     nested = [values[at : at + 3] for at in range(0, len(values), 3)]
     model = data.draw(st.sampled_from([f"m-{kind}", f"row-{kind}"]))
@@ -127,17 +135,25 @@ def test_json_and_binary_agree_both_ways(api, kind, rows, data):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("rows", [0, 1, 3])
 def test_every_datatype_comes_back_as_it_went(api, kind, rows):
-    size = {"BF16": 2, "BYTES": 0}.get(kind) or struct.calcsize(CODES.get(kind, "b"))
+    size = {"BF16": 2, "BYTES": 0}.get(kind) or struct.calcsize(
+        CODES.get(kind, "b")
+    )
     raw = (
         pack_bytes([b"\xff\x00", b"", b"\n"] * rows)
         if kind == "BYTES"
         else bytes(i % 2 for i in range(size * 3 * rows))
     )
     entry = tensor(
-        shape=[rows, 3], datatype=kind, parameters={"binary_data_size": len(raw)}
+        shape=[rows, 3],
+        datatype=kind,
+        parameters={"binary_data_size": len(raw)},
     )
     reply = binary(
-        api, f"m-{kind}", entry, tail=raw, parameters={"binary_data_output": True}
+        api,
+        f"m-{kind}",
+        entry,
+        tail=raw,
+        parameters={"binary_data_output": True},
     )
     assert reply.headers[b"content-type"] == b"application/octet-stream"
     assert outputs_of(reply) == [("x_out", kind, [rows, 3], raw)]
@@ -146,10 +162,15 @@ def test_every_datatype_comes_back_as_it_went(api, kind, rows):
 @pytest.mark.parametrize("kind", ["FP16", "BF16"])
 def test_half_precision_has_no_form_in_json(api, kind):
     refused(
-        infer(api, f"m-{kind}", tensor([1, 2], datatype=kind)), "'x'", kind, "binary"
+        infer(api, f"m-{kind}", tensor([1, 2], datatype=kind)),
+        "'x'",
+        kind,
+        "binary",
     )
     entry = tensor(datatype=kind, parameters={"binary_data_size": 4})
-    refused(binary(api, f"m-{kind}", entry, tail=b"1234"), "'x_out'", "binary_data")
+    refused(
+        binary(api, f"m-{kind}", entry, tail=b"1234"), "'x_out'", "binary_data"
+    )
     as_json = [{"name": "x_out", "parameters": {"binary_data": False}}]
     refused(
         binary(api, f"m-{kind}", entry, tail=b"1234", outputs=as_json),
@@ -159,8 +180,14 @@ def test_half_precision_has_no_form_in_json(api, kind):
 
 
 def test_bytes_that_are_no_text_need_binary_output(api):
-    entry = tensor(shape=[1, 1], datatype="BYTES", parameters={"binary_data_size": 5})
-    refused(binary(api, "m-BYTES", entry, tail=b"\x01\0\0\0\xff"), "'x_out'", "binary")
+    entry = tensor(
+        shape=[1, 1], datatype="BYTES", parameters={"binary_data_size": 5}
+    )
+    refused(
+        binary(api, "m-BYTES", entry, tail=b"\x01\0\0\0\xff"),
+        "'x_out'",
+        "binary",
+    )
 
 
 def test_nan_and_infinity_are_bare_in_json_both_ways(api):
@@ -168,9 +195,12 @@ def test_nan_and_infinity_are_bare_in_json_both_ways(api):
     reply = api.ask("POST", "/v2/models/m-FP32/infer", body)
     assert b'"data":[NaN,Infinity,-Infinity,1.0]' in reply.body
     assert json.loads(reply.body)["id"] == "NaN"
-    entry = tensor(shape=[1, 1], datatype="FP64", parameters={"binary_data_size": 8})
+    entry = tensor(
+        shape=[1, 1], datatype="FP64", parameters={"binary_data_size": 8}
+    )
     assert (
-        b"[NaN]" in binary(api, "m-FP64", entry, tail=struct.pack("<d", math.nan)).body
+        b"[NaN]"
+        in binary(api, "m-FP64", entry, tail=struct.pack("<d", math.nan)).body
     )
 
 
@@ -225,9 +255,7 @@ def test_json_with_nan_is_limited(api):
 @pytest.mark.parametrize("count", [1, 100_000])
 def test_a_lone_surrogate_becomes_a_replacement_character(api, count):
     texts = ",".join([r'"a\ud83d b"', r'"\ud83d\ude00"', '"c"'] * count)
-    entry = (
-        f'{{"name":"x","shape":[1,{3 * count}],"datatype":"BYTES","data":[{texts}]}}'
-    )
+    entry = f'{{"name":"x","shape":[1,{3 * count}],"datatype":"BYTES","data":[{texts}]}}'
     body = rf'{{"id":"\udc00","inputs":[{entry}]}}'
     reply = api.ask("POST", "/v2/models/m-BYTES/infer", body.encode())
     ((_, _, shape, got),) = outputs_of(reply)
@@ -237,7 +265,9 @@ def test_a_lone_surrogate_becomes_a_replacement_character(api, count):
 
 
 @pytest.mark.parametrize("kind", ["FP32", "BYTES"])
-def test_a_large_body_is_not_searched_for_lone_surrogates(api, kind, monkeypatch):
+def test_a_large_body_is_not_searched_for_lone_surrogates(
+    api, kind, monkeypatch
+):
     def mend(body):
         raise AssertionError("it was searched")
 
@@ -280,7 +310,9 @@ def test_others_are_served_while_a_large_request_is_read(api, kind):
 
     async def ask():
         large = asyncio.create_task(
-            api._ask("POST", f"/v2/models/m-{kind}/infer", body, {}, "admin-key")
+            api._ask(
+                "POST", f"/v2/models/m-{kind}/infer", body, {}, "admin-key"
+            )
         )
         turns = 0
         while not large.done():
@@ -311,7 +343,9 @@ def test_others_are_served_while_a_large_request_is_read(api, kind):
 )
 def test_a_large_list_is_read_as_strictly_as_a_small_one(api, spoil):
     for count in (10, 400_000):
-        data = spoil(json.dumps(list(range(count)), separators=(",", ":")).encode())
+        data = spoil(
+            json.dumps(list(range(count)), separators=(",", ":")).encode()
+        )
         body = (
             b'{"inputs":[{"name":"x","shape":[1,%d],"datatype":"FP32","data":%b}]}'
             % (count, data)
@@ -371,7 +405,9 @@ def test_several_datatypes_in_one_request(api):
 def test_elements_of_bytes_must_fill_the_data_exactly(api, data, kind):
     shape = [1, 1] if kind == "m" else [1, 3]
     entry = tensor(
-        shape=shape, datatype="BYTES", parameters={"binary_data_size": len(data)}
+        shape=shape,
+        datatype="BYTES",
+        parameters={"binary_data_size": len(data)},
     )
     refused(binary(api, f"{kind}-BYTES", entry, tail=data), "'x'")
 
@@ -385,10 +421,16 @@ def test_bytes_are_packed_as_they_were(values):
 @given(st.binary(max_size=40), st.integers(0, 4))
 def test_no_bytes_can_mislead(api, data, count):
     entry = tensor(
-        shape=[1, count], datatype="BYTES", parameters={"binary_data_size": len(data)}
+        shape=[1, count],
+        datatype="BYTES",
+        parameters={"binary_data_size": len(data)},
     )
     reply = binary(
-        api, "m-BYTES", entry, tail=data, parameters={"binary_data_output": True}
+        api,
+        "m-BYTES",
+        entry,
+        tail=data,
+        parameters={"binary_data_output": True},
     )
     if reply.status == 200:
         assert len(unpack_bytes(data)) == count
@@ -434,7 +476,9 @@ WORDS = [
 )
 def test_a_damaged_list_is_never_our_failure(api, kind, insertions, data):
     values = data.draw(st.lists(values_of(kind), min_size=2, max_size=2))
-    body = json.dumps({"inputs": [tensor(values, [1, 2], kind)], "id": "a"}).encode()
+    body = json.dumps(
+        {"inputs": [tensor(values, [1, 2], kind)], "id": "a"}
+    ).encode()
     for place, word in insertions:
         at = round(place * len(body))
         body = body[:at] + word + body[at:]

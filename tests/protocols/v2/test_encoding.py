@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 
 from modelmill.wire.encoding import preferred
 from tests.helpers.gateways import InMemoryApi, Reply
-from tests.helpers.v2 import HEADER, a_mirror, mirror, outputs_of, refused, tensor
+from tests.helpers.v2 import (
+    HEADER,
+    a_mirror,
+    mirror,
+    outputs_of,
+    refused,
+    tensor,
+)
 
 LIMIT = 1 << 18
 PACK = {
@@ -58,7 +65,10 @@ def ask(api, body, **headers):
 def test_the_header_length_is_that_of_what_was_compressed(api, name, count):
     head, raw = body_of(count, True)
     reply = ask(
-        api, PACK[name](head + raw), content_encoding=name, **{HEADER: str(len(head))}
+        api,
+        PACK[name](head + raw),
+        content_encoding=name,
+        **{HEADER: str(len(head))},
     )
     assert outputs_of(reply) == [("x_out", "FP32", [count], raw)]
 
@@ -71,18 +81,24 @@ def test_an_answer_is_compressed_when_that_is_wanted_and_worth_it(
 ):
     head, raw = body_of(count, binary)
     plain = ask(api, head + raw, **{HEADER: str(len(head))})
-    reply = ask(api, head + raw, accept_encoding=name, **{HEADER: str(len(head))})
+    reply = ask(
+        api, head + raw, accept_encoding=name, **{HEADER: str(len(head))}
+    )
     if len(plain.body) < 1024:
         assert reply == plain
         return
     assert reply.headers[b"content-encoding"] == name.encode()
     assert len(reply.body) < len(plain.body)
     body = (
-        gzip.decompress(reply.body) if name == "gzip" else zlib.decompress(reply.body)
+        gzip.decompress(reply.body)
+        if name == "gzip"
+        else zlib.decompress(reply.body)
     )
     assert body == plain.body
     assert outputs_of(Reply(200, reply.headers, body)) == outputs_of(plain)
-    assert reply.headers.get(HEADER.encode()) == plain.headers.get(HEADER.encode())
+    assert reply.headers.get(HEADER.encode()) == plain.headers.get(
+        HEADER.encode()
+    )
 
 
 def test_an_answer_that_does_not_shrink_goes_as_it_is(api):
@@ -91,7 +107,9 @@ def test_an_answer_that_does_not_shrink_goes_as_it_is(api):
     head = json.dumps(
         {"inputs": [entry], "parameters": {"binary_data_output": True}}
     ).encode()
-    reply = ask(api, head + raw, accept_encoding="gzip", **{HEADER: str(len(head))})
+    reply = ask(
+        api, head + raw, accept_encoding="gzip", **{HEADER: str(len(head))}
+    )
     assert b"content-encoding" not in reply.headers
     assert outputs_of(reply)[0][3] == raw
 
@@ -182,5 +200,7 @@ def test_a_damaged_stream_is_never_our_failure(api, name, changes):
     body = bytearray(PACK[name](head + raw))
     for place, value in changes:
         body[int(place * len(body))] = value
-    reply = ask(api, bytes(body), content_encoding=name, **{HEADER: str(len(head))})
+    reply = ask(
+        api, bytes(body), content_encoding=name, **{HEADER: str(len(head))}
+    )
     assert reply.status in (200, 400, 413), reply.body

@@ -23,7 +23,14 @@ from modelmill.serve.wire import Answer, Tensor
 from modelmill.settings import Limits
 from modelmill.types import TensorSpec
 from tests.helpers.gateways import a_route
-from tests.helpers.grpc_api import KEY, SERVICE, Client, GrpcApi, a_request, stub
+from tests.helpers.grpc_api import (
+    KEY,
+    SERVICE,
+    Client,
+    GrpcApi,
+    a_request,
+    stub,
+)
 from tests.helpers.workers import until
 
 KINDS = sorted(NUMPY)
@@ -38,7 +45,9 @@ async def mirror(calls):
     """Answers the inputs themselves: when they are let go, or after as many seconds as the
     parameter `sleep` says.
     """
-    await asyncio.sleep(max(call.parameters.get("sleep", 0.0) for call in calls))
+    await asyncio.sleep(
+        max(call.parameters.get("sleep", 0.0) for call in calls)
+    )
     while any(call.parameters.get("hold") in HELD for call in calls):
         await asyncio.sleep(0.002)
     return [
@@ -57,7 +66,9 @@ async def mirror(calls):
 
 def a_mirror(name, *specs, **changed):
     inputs = [TensorSpec(name=n, datatype=d, shape=s) for n, d, s in specs]
-    outputs = [TensorSpec(name=f"{n}_out", datatype=d, shape=s) for n, d, s in specs]
+    outputs = [
+        TensorSpec(name=f"{n}_out", datatype=d, shape=s) for n, d, s in specs
+    ]
     return a_route(name, inputs=inputs, outputs=outputs, **changed)
 
 
@@ -65,7 +76,9 @@ def a_mirror(name, *specs, **changed):
 def api(tmp_path_factory):
     api = GrpcApi(body_bytes=40 << 20)
     there = {
-        "sockets": [api.worker(tmp_path_factory.mktemp("grpc") / "w", mirror).path]
+        "sockets": [
+            api.worker(tmp_path_factory.mktemp("grpc") / "w", mirror).path
+        ]
     }
     api.update(
         *(
@@ -82,7 +95,11 @@ def api(tmp_path_factory):
         a_mirror("theirs", ("x", "FP32", [-1]), project="other", **there),
         a_mirror("fresh", ("x", "FP32", [-1]), ready=False),
     )
-    api.run(until(lambda: api.gateway.connected(api.gateway.route(caller(api), "two"))))
+    api.run(
+        until(
+            lambda: api.gateway.connected(api.gateway.route(caller(api), "two"))
+        )
+    )
     yield api
     api.close()
 
@@ -103,7 +120,9 @@ ROW = np.array([[1.5, -2.0]], np.float32)
 
 def ask(client, *inputs, model="m-FP32", **options):
     return client.call(
-        "ModelInfer", a_request(model, *(inputs or [("x", "FP32", ROW)])), **options
+        "ModelInfer",
+        a_request(model, *(inputs or [("x", "FP32", ROW)])),
+        **options,
     )
 
 
@@ -121,7 +140,9 @@ def refused(error, status, *says):
 @pytest.mark.parametrize("kind", [*KINDS, "BF16"])
 def test_raw_tensors_of_every_datatype_come_back_as_they_went(client, kind):
     array = (
-        np.arange(6).reshape(3, 2).astype(np.uint16 if kind == "BF16" else NUMPY[kind])
+        np.arange(6)
+        .reshape(3, 2)
+        .astype(np.uint16 if kind == "BF16" else NUMPY[kind])
     )
     answer = ask(client, ("x", kind, array), model=f"m-{kind}")
     assert (answer.model_name, answer.model_version) == (f"m-{kind}", "1")
@@ -150,7 +171,9 @@ TYPED = {
 
 def typed(kind, field, values, shape=None):
     request = a_request(f"m-{kind}")
-    one = request.inputs.add(name="x", datatype=kind, shape=shape or [1, len(values)])
+    one = request.inputs.add(
+        name="x", datatype=kind, shape=shape or [1, len(values)]
+    )
     getattr(one.contents, field).extend(values)
     return request
 
@@ -184,7 +207,9 @@ def test_typed_contents_mean_the_same_as_raw_ones(client, kind):
         ("FP32", "fp32_contents", [], "bytes, given 0"),
     ],
 )
-def test_typed_contents_that_do_not_fit_are_refused(client, kind, field, values, says):
+def test_typed_contents_that_do_not_fit_are_refused(
+    client, kind, field, values, says
+):
     request = typed(kind, field, values, [1, 2])
     assert refused(
         client.refusal("ModelInfer", request), StatusCode.INVALID_ARGUMENT, says
@@ -222,7 +247,9 @@ def test_the_id_and_only_the_outputs_asked_for_come_back(client):
 
 def test_scores_come_back_as_classes_on_request(client):
     request = a_request("two", A, B)
-    request.outputs.add(name="a_out").parameters["classification"].int64_param = 1
+    request.outputs.add(name="a_out").parameters[
+        "classification"
+    ].int64_param = 1
     answer = client.call("ModelInfer", request)
     assert (answer.outputs[0].datatype, list(answer.outputs[0].shape)) == (
         "BYTES",
@@ -236,8 +263,14 @@ def test_scores_come_back_as_classes_on_request(client):
     [
         ([A], "the model takes the inputs a, b"),
         ([A, ("z", "INT64", [1])], "given: a, z"),
-        ([A, ("b", "INT32", np.array([1], np.int32))], "wants the datatype INT64"),
-        ([("a", "FP32", np.zeros((1, 3), np.float32)), B], "wants the shape [-1, 2]"),
+        (
+            [A, ("b", "INT32", np.array([1], np.int32))],
+            "wants the datatype INT64",
+        ),
+        (
+            [("a", "FP32", np.zeros((1, 3), np.float32)), B],
+            "wants the shape [-1, 2]",
+        ),
         ([("a", "FP32", np.zeros((2, 2), np.float32)), B], "batch size"),
     ],
 )
@@ -255,7 +288,9 @@ def test_data_and_shape_must_agree(client, shape, data):
     request = a_request("m-FP32")
     request.inputs.add(name="x", datatype="FP32", shape=shape)
     request.raw_input_contents.append(data)
-    assert refused(client.refusal("ModelInfer", request), StatusCode.INVALID_ARGUMENT)
+    assert refused(
+        client.refusal("ModelInfer", request), StatusCode.INVALID_ARGUMENT
+    )
 
 
 def test_an_unknown_output_is_refused(client):
@@ -280,9 +315,12 @@ def test_parameters_of_every_kind_reach_the_model_and_those_of_the_protocol_do_n
     request.parameters["timeout"].int64_param = 5_000_000
     request.parameters["sequence_id"].int64_param = 7
     client.call("ModelInfer", request)
-    got = [call for worker in api._workers for batch in worker.got for call in batch][
-        -1
-    ]
+    got = [
+        call
+        for worker in api._workers
+        for batch in worker.got
+        for call in batch
+    ][-1]
     assert got.parameters == {"s": "v", "i": -3, "b": True, "f": 0.5}
     request.parameters["empty"].SetInParent()
     assert refused(
@@ -293,7 +331,9 @@ def test_parameters_of_every_kind_reach_the_model_and_those_of_the_protocol_do_n
     del request.parameters["empty"]
     request.parameters["timeout"].string_param = "soon"
     assert refused(
-        client.refusal("ModelInfer", request), StatusCode.INVALID_ARGUMENT, "timeout"
+        client.refusal("ModelInfer", request),
+        StatusCode.INVALID_ARGUMENT,
+        "timeout",
     )
 
 
@@ -311,7 +351,9 @@ def test_priority_timeout_and_id_are_passed_on(api, client, monkeypatch):
     request.parameters["timeout"].int64_param = 3_000_000
     client.call("ModelInfer", request, timeout=100)
     client.call("ModelInfer", request, timeout=2)
-    client.call("ModelInfer", a_request("m-FP32", ("x", "FP32", ROW)), timeout=None)
+    client.call(
+        "ModelInfer", a_request("m-FP32", ("x", "FP32", ROW)), timeout=None
+    )
     assert [named["priority"] for named in asked] == [2, 2, 0]
     assert asked[0]["timeout"] == 3
     assert 0 < asked[1]["timeout"] < 3  # grpc rounds it up
@@ -321,7 +363,11 @@ def test_priority_timeout_and_id_are_passed_on(api, client, monkeypatch):
 
 
 def test_large_messages_pass_both_ways_in_every_encoding(client):
-    array = np.random.default_rng(0).integers(0, 9, (1, 4_000_000)).astype(np.float32)
+    array = (
+        np.random.default_rng(0)
+        .integers(0, 9, (1, 4_000_000))
+        .astype(np.float32)
+    )
     for how in (
         grpc.Compression.NoCompression,
         grpc.Compression.Gzip,
@@ -333,8 +379,12 @@ def test_large_messages_pass_both_ways_in_every_encoding(client):
 
 def test_a_message_beyond_the_limit_is_refused_before_it_is_taken(client, api):
     array = np.zeros((1, 11 << 20), np.float32)
-    error = client.refusal("ModelInfer", a_request("m-FP32", ("x", "FP32", array)))
-    assert refused(error, StatusCode.RESOURCE_EXHAUSTED, "at most 42,991,616 are taken")
+    error = client.refusal(
+        "ModelInfer", a_request("m-FP32", ("x", "FP32", array))
+    )
+    assert refused(
+        error, StatusCode.RESOURCE_EXHAUSTED, "at most 42,991,616 are taken"
+    )
     error = client.refusal(
         "ModelInfer",
         a_request("m-FP32", ("x", "FP32", array)),
@@ -360,7 +410,9 @@ def test_server_and_model_metadata(client):
     ]
     assert (model.name, list(model.versions)) == ("two", ["1"])
     config = client.call("ModelConfig", {"name": "two"}).config
-    assert [(one.name, one.data_type, list(one.dims)) for one in config.input] == [
+    assert [
+        (one.name, one.data_type, list(one.dims)) for one in config.input
+    ] == [
         ("a", 11, [2]),
         ("b", 9, []),
     ]
@@ -369,7 +421,9 @@ def test_server_and_model_metadata(client):
 
 def test_statistics_and_index_name_the_models_of_the_caller(client):
     ask(client)
-    assert {each.name for each in client.call("ModelStatistics").model_stats} >= {
+    assert {
+        each.name for each in client.call("ModelStatistics").model_stats
+    } >= {
         "two",
         "m-FP32",
     }
@@ -377,14 +431,17 @@ def test_statistics_and_index_name_the_models_of_the_caller(client):
         each.name
         for each in client.call("ModelStatistics", {"name": "two"}).model_stats
     ] == ["two"]
-    names = {each.name: each.state for each in client.call("RepositoryIndex").models}
+    names = {
+        each.name: each.state for each in client.call("RepositoryIndex").models
+    }
     assert (names["two"], names["fresh"], "theirs" in names) == (
         "READY",
         "LOADING",
         False,
     )
     assert "fresh" not in {
-        each.name for each in client.call("RepositoryIndex", {"ready": True}).models
+        each.name
+        for each in client.call("RepositoryIndex", {"ready": True}).models
     }
 
 
@@ -394,7 +451,9 @@ def test_statistics_and_index_name_the_models_of_the_caller(client):
 def test_a_model_that_does_not_exist_is_not_found_and_not_ready(client, name):
     assert not client.call("ModelReady", {"name": name}).ready
     for call in ("ModelMetadata", "ModelConfig"):
-        assert client.refusal(call, {"name": name}).code() == StatusCode.NOT_FOUND
+        assert (
+            client.refusal(call, {"name": name}).code() == StatusCode.NOT_FOUND
+        )
     error = client.refusal("ModelInfer", a_request(name, ("x", "FP32", ROW)))
     assert refused(error, StatusCode.NOT_FOUND, name[:50])
 
@@ -407,7 +466,9 @@ def test_only_what_is_served_is_ready(client):
     error = client.refusal("ModelInfer", a_request("fresh", ("x", "FP32", ROW)))
     assert refused(error, StatusCode.UNAVAILABLE, "'fresh' is loading")
     assert ("grpc-retry-pushback-ms", "1000") in error.trailing_metadata()
-    error = client.refusal("ModelInfer", a_request("two", A, B, model_version="9"))
+    error = client.refusal(
+        "ModelInfer", a_request("two", A, B, model_version="9")
+    )
     assert refused(error, StatusCode.NOT_FOUND, "serves version 1, not 9")
 
 
@@ -442,17 +503,17 @@ def test_models_are_loaded_and_unloaded_by_admins_only():
 
 def test_settings_are_read_and_changed(client):
     request = message("inference.TraceSettingRequest")()
-    assert list(client.call("TraceSetting", request).settings["trace_rate"].value) == [
-        "1000"
-    ]
+    assert list(
+        client.call("TraceSetting", request).settings["trace_rate"].value
+    ) == ["1000"]
     request.settings["trace_rate"].value.append("700")
-    assert list(client.call("TraceSetting", request).settings["trace_rate"].value) == [
-        "700"
-    ]
+    assert list(
+        client.call("TraceSetting", request).settings["trace_rate"].value
+    ) == ["700"]
     request.settings["trace_rate"].ClearField("value")
-    assert list(client.call("TraceSetting", request).settings["trace_rate"].value) == [
-        "1000"
-    ]
+    assert list(
+        client.call("TraceSetting", request).settings["trace_rate"].value
+    ) == ["1000"]
     logs = client.call("LogSettings").settings
     assert logs["log_verbose_level"].uint32_param in (0, 1)
     assert logs["log_error"].WhichOneof("parameter_choice") == "bool_param"
@@ -468,25 +529,37 @@ def test_settings_are_read_and_changed(client):
 def test_tensors_may_lie_in_shared_memory_when_the_operator_allows_it(
     client, api, monkeypatch
 ):
-    region = {"name": "r", "key": f"/modelmill-test-{os.getpid()}", "byte_size": 16}
+    region = {
+        "name": "r",
+        "key": f"/modelmill-test-{os.getpid()}",
+        "byte_size": 16,
+    }
     path = Path("/dev/shm") / region["key"][1:]
     path.write_bytes(ROW.tobytes() + bytes(8))
     try:
         error = client.refusal("SystemSharedMemoryRegister", region)
-        assert refused(error, StatusCode.PERMISSION_DENIED, "shared memory is off")
+        assert refused(
+            error, StatusCode.PERMISSION_DENIED, "shared memory is off"
+        )
         monkeypatch.setattr(api.gateway, "shared_memory", True)
         client.call("SystemSharedMemoryRegister", region)
         assert (
-            dict(client.call("SystemSharedMemoryStatus").regions)["r"].byte_size == 16
+            dict(client.call("SystemSharedMemoryStatus").regions)["r"].byte_size
+            == 16
         )
         request = a_request("m-FP32", ("x", "FP32", ROW), raw=False)
         _point(request.inputs[0], 0)
         _point(request.outputs.add(name="x_out"), 8)
         answer = client.call("ModelInfer", request)
-        assert answer.outputs[0].parameters["shared_memory_region"].string_param == "r"
+        assert (
+            answer.outputs[0].parameters["shared_memory_region"].string_param
+            == "r"
+        )
         assert list(answer.raw_output_contents) == [b""]
         assert path.read_bytes() == ROW.tobytes() * 2
-        request.inputs[0].parameters["shared_memory_byte_size"].string_param = "8"
+        request.inputs[0].parameters[
+            "shared_memory_byte_size"
+        ].string_param = "8"
         assert refused(
             client.refusal("ModelInfer", request),
             StatusCode.INVALID_ARGUMENT,
@@ -507,7 +580,9 @@ def _point(tensor, offset):
 @pytest.mark.parametrize("name", ["Status", "Register", "Unregister"])
 def test_cuda_shared_memory_is_not_offered(client, name):
     assert refused(
-        client.refusal(f"CudaSharedMemory{name}"), StatusCode.UNIMPLEMENTED, "CUDA"
+        client.refusal(f"CudaSharedMemory{name}"),
+        StatusCode.UNIMPLEMENTED,
+        "CUDA",
     )
 
 
@@ -515,7 +590,9 @@ def test_cuda_shared_memory_is_not_offered(client, name):
 
 
 def status_of(channel, path, metadata):
-    call = channel.stream_stream(path)(iter([b""]), metadata=metadata, timeout=10)
+    call = channel.stream_stream(path)(
+        iter([b""]), metadata=metadata, timeout=10
+    )
     try:
         next(call)
     except StopIteration:
@@ -527,7 +604,8 @@ def status_of(channel, path, metadata):
 
 
 @pytest.mark.parametrize(
-    "path", [*methods(), "/nothing.Of/TheKind", f"/{SERVICE}/Nothing", "/", "//", "/x"]
+    "path",
+    [*methods(), "/nothing.Of/TheKind", f"/{SERVICE}/Nothing", "/", "//", "/x"],
 )
 @pytest.mark.parametrize(
     "value", [None, "Bearer wrong", "Bearer ", "admin-key", "Bearer admin-key2"]
@@ -538,11 +616,16 @@ def test_only_health_is_answered_without_a_key(client, path, value):
     assert status_of(client.channel, path, metadata) == expected
 
 
-@pytest.mark.parametrize("keys", [("wrong", "admin-key"), ("admin-key", "wrong")])
+@pytest.mark.parametrize(
+    "keys", [("wrong", "admin-key"), ("admin-key", "wrong")]
+)
 def test_two_keys_are_none(client, keys):
     metadata = [("authorization", f"Bearer {key}") for key in keys]
     for path in (f"/{SERVICE}/ServerMetadata", f"/{SERVICE}/Nothing"):
-        assert status_of(client.channel, path, metadata) == StatusCode.INVALID_ARGUMENT
+        assert (
+            status_of(client.channel, path, metadata)
+            == StatusCode.INVALID_ARGUMENT
+        )
 
 
 def test_health_is_all_that_is_public():
@@ -590,7 +673,13 @@ def test_the_words_of_an_error_survive_the_way(client):
 
 @pytest.mark.parametrize(
     "body",
-    [b"\xff", b"\x0a\xff", b"\x0a\x01\xff", b"\x2a\x03\x0a\x01\xff", b"\x00" * 100],
+    [
+        b"\xff",
+        b"\x0a\xff",
+        b"\x0a\x01\xff",
+        b"\x2a\x03\x0a\x01\xff",
+        b"\x00" * 100,
+    ],
 )
 def test_what_is_no_message_is_refused(client, body):
     call = client.channel.unary_unary(f"/{SERVICE}/ModelInfer")
@@ -601,12 +690,16 @@ def test_what_is_no_message_is_refused(client, body):
     )
 
 
-def test_an_internal_error_says_nothing_but_that(client, api, monkeypatch, caplog):
+def test_an_internal_error_says_nothing_but_that(
+    client, api, monkeypatch, caplog
+):
     async def broken(*given, **named):
         raise RuntimeError("secret")
 
     monkeypatch.setattr(api.gateway, "predict", broken)
-    error = client.refusal("ModelInfer", a_request("m-FP32", ("x", "FP32", ROW)))
+    error = client.refusal(
+        "ModelInfer", a_request("m-FP32", ("x", "FP32", ROW))
+    )
     assert refused(error, StatusCode.INTERNAL, "its log says why")
     assert "secret" not in error.details()
     assert "secret" in caplog.text
@@ -639,7 +732,9 @@ def test_the_deadline_of_the_caller_is_the_servers_too(client, api):
 
 
 def pool_of(api):
-    return next(pool for place, pool in api.gateway.pools() if place[1] == "m-FP32")
+    return next(
+        pool for place, pool in api.gateway.pools() if place[1] == "m-FP32"
+    )
 
 
 def test_a_call_that_is_cancelled_is_given_up(client, api, held):
@@ -659,7 +754,11 @@ def test_a_call_that_is_cancelled_is_given_up(client, api, held):
 
 async def _settled(api):
     await until(
-        lambda: not any(connection.streams for connection in api.server._connections)
+        lambda: (
+            not any(
+                connection.streams for connection in api.server._connections
+            )
+        )
     )
     return api.server.budget.held
 
@@ -675,12 +774,15 @@ def stream_of(client, requests, **options):
 
 
 def final(response):
-    return response.infer_response.parameters["triton_final_response"].bool_param
+    return response.infer_response.parameters[
+        "triton_final_response"
+    ].bool_param
 
 
 def test_a_stream_answers_every_request_and_goes_on_after_errors(client):
     requests = [
-        a_request("m-FP32", ("x", "FP32", ROW * n), id=str(n)) for n in range(100)
+        a_request("m-FP32", ("x", "FP32", ROW * n), id=str(n))
+        for n in range(100)
     ]
     requests[50].model_name = "no-such-model"
     got = {one.infer_response.id: one for one in stream_of(client, requests)}
@@ -716,14 +818,18 @@ def test_a_request_draws_its_version_once(api, client, monkeypatch):
     assert ask(client, model="twice").model_version == "2"
     assert ask(client, model="twice").model_version == "1"
     named = a_request("twice", ("x", "FP32", ROW))
-    named.outputs.add(name="text_output")  # the model writes no text: it is refused
+    named.outputs.add(
+        name="text_output"
+    )  # the model writes no text: it is refused
     (answer,) = stream_of(client, [named])
     assert "text_output" in answer.error_message
     assert len(draws) == 3
     api.update(*kept.routes.values())
 
 
-def test_a_slow_request_of_a_stream_holds_up_no_other(api, client, tmp_path, held):
+def test_a_slow_request_of_a_stream_holds_up_no_other(
+    api, client, tmp_path, held
+):
     fast = api.worker(tmp_path / "fast", mirror)
     snapshot = api.gateway._snapshot
     api.update(
@@ -731,7 +837,9 @@ def test_a_slow_request_of_a_stream_holds_up_no_other(api, client, tmp_path, hel
         a_mirror("quick", ("x", "FP32", [-1, 2]), sockets=[fast.path]),
     )
     held.id = "slow"
-    got = stream_of(client, [held, a_request("quick", ("x", "FP32", ROW), id="quick")])
+    got = stream_of(
+        client, [held, a_request("quick", ("x", "FP32", ROW), id="quick")]
+    )
     assert next(got).infer_response.id == "quick"
     HELD.clear()
     assert [one.infer_response.id for one in got] == ["slow"]
@@ -804,7 +912,9 @@ def test_the_asynchronous_client_is_served_as_well(api, compression):
             assert [one.id for one in await asyncio.gather(*asked)] == [
                 str(n) for n in range(400)
             ]
-            talk = stub(channel, f"/{SERVICE}/ModelStreamInfer")(metadata=KEY.items())
+            talk = stub(channel, f"/{SERVICE}/ModelStreamInfer")(
+                metadata=KEY.items()
+            )
             await talk.write(a_request("m-FP32", ("x", "FP32", ROW), id="one"))
             assert (await talk.read()).infer_response.id == "one"
             await talk.done_writing()
@@ -819,7 +929,10 @@ def test_the_asynchronous_client_is_served_as_well(api, compression):
 def test_health_is_answered_by_check_and_by_watch(client, api):
     check = stub(client.channel, "/grpc.health.v1.Health/Check")
     ask_for = message("grpc.health.v1.HealthCheckRequest")
-    assert [check(ask_for(service=name)).status for name in ("", SERVICE)] == [1, 1]
+    assert [check(ask_for(service=name)).status for name in ("", SERVICE)] == [
+        1,
+        1,
+    ]
     with pytest.raises(grpc.RpcError) as caught:
         check(ask_for(service="nothing"))
     assert caught.value.code() == StatusCode.NOT_FOUND
@@ -851,12 +964,16 @@ def test_health_is_answered_by_check_and_by_watch(client, api):
 def test_reflection_describes_everything_that_is_served(client, version):
     package = f"grpc.reflection.{version}"
     ask_for = message(f"{package}.ServerReflectionRequest")
-    talk = stub(client.channel, f"/{package}.ServerReflection/ServerReflectionInfo")
+    talk = stub(
+        client.channel, f"/{package}.ServerReflection/ServerReflectionInfo"
+    )
     questions = [
         ask_for(list_services=""),
         ask_for(file_containing_symbol=SERVICE),
         ask_for(file_containing_symbol=f"{package}.ServerReflection"),
-        ask_for(file_by_filename="modelmill/protocols/v2/grpc/proto/health.proto"),
+        ask_for(
+            file_by_filename="modelmill/protocols/v2/grpc/proto/health.proto"
+        ),
         ask_for(file_containing_symbol="nothing"),
         ask_for(all_extension_numbers_of_type="inference.ModelConfig"),
         ask_for(),
@@ -875,7 +992,8 @@ def test_reflection_describes_everything_that_is_served(client, version):
     assert packages == ["inference", package, "grpc.health.v1"]
     assert [one.error_response.error_code for one in (got[4], got[6])] == [5, 5]
     assert (
-        got[5].all_extension_numbers_response.base_type_name == "inference.ModelConfig"
+        got[5].all_extension_numbers_response.base_type_name
+        == "inference.ModelConfig"
     )
 
 
@@ -884,7 +1002,10 @@ class Tracing:
 
     def __init__(self):
         self.started, self.ended = [], 0
-        self.response_headers = (("traceparent", "00-1-2-01"), ("x-request-id", "mine"))
+        self.response_headers = (
+            ("traceparent", "00-1-2-01"),
+            ("x-request-id", "mine"),
+        )
 
     def start(self, name, metadata, attributes):
         self.started.append(
@@ -905,7 +1026,9 @@ class Tracing:
         self.ended += 1
 
 
-def test_a_call_is_traced_and_its_answer_names_the_trace(client, api, monkeypatch):
+def test_a_call_is_traced_and_its_answer_names_the_trace(
+    client, api, monkeypatch
+):
     tracing = Tracing()
     monkeypatch.setattr(api.gateway, "tracing", tracing)
     metadata = [
@@ -918,7 +1041,9 @@ def test_a_call_is_traced_and_its_answer_names_the_trace(client, api, monkeypatc
         a_request("m-FP32", ("x", "FP32", ROW)), metadata=metadata, timeout=10
     )
     assert dict(done.initial_metadata())["x-request-id"] == "mine"
-    assert tracing.started == [(f"{SERVICE}/ModelInfer", "00-9-9-01", "ModelInfer")]
+    assert tracing.started == [
+        (f"{SERVICE}/ModelInfer", "00-9-9-01", "ModelInfer")
+    ]
     api.run(until(lambda: tracing.ended == 1))  # once the answer has left
 
 
@@ -961,7 +1086,9 @@ def test_files_that_are_no_certificate_are_named(tmp_path):
     async def scene():
         with pytest.raises(BY_CODE["invalid_input"], match=r"cert\.pem"):
             await serve(
-                None, ("127.0.0.1", 0), (tmp_path / "cert.pem", tmp_path / "key.pem")
+                None,
+                ("127.0.0.1", 0),
+                (tmp_path / "cert.pem", tmp_path / "key.pem"),
             )
 
     asyncio.run(scene())
@@ -970,7 +1097,9 @@ def test_files_that_are_no_certificate_are_named(tmp_path):
 def test_a_server_that_stops_answers_what_it_has_taken(tmp_path):
     api = GrpcApi()
     worker = api.worker(tmp_path / "w", mirror)
-    api.update(a_mirror("m-FP32", ("x", "FP32", [-1, 2]), sockets=[worker.path]))
+    api.update(
+        a_mirror("m-FP32", ("x", "FP32", [-1, 2]), sockets=[worker.path])
+    )
     client = Client(api.address)
     call = stub(client.channel, f"/{SERVICE}/ModelInfer").future(
         sleeping(0.3), metadata=client.metadata
@@ -989,8 +1118,12 @@ def test_a_server_that_stops_answers_what_it_has_taken(tmp_path):
     with pytest.raises(grpc.RpcError) as caught:
         next(talk)
     never.set()
-    assert refused(caught.value, StatusCode.UNAVAILABLE, "open the stream again")
-    assert client.refusal("ServerLive", timeout=5).code() == StatusCode.UNAVAILABLE
+    assert refused(
+        caught.value, StatusCode.UNAVAILABLE, "open the stream again"
+    )
+    assert (
+        client.refusal("ServerLive", timeout=5).code() == StatusCode.UNAVAILABLE
+    )
     client.close()
     api.close()
 
@@ -998,7 +1131,9 @@ def test_a_server_that_stops_answers_what_it_has_taken(tmp_path):
 def test_a_server_that_must_stop_at_once_leaves_nobody_waiting(tmp_path):
     api = GrpcApi()
     worker = api.worker(tmp_path / "w", mirror)
-    api.update(a_mirror("m-FP32", ("x", "FP32", [-1, 2]), sockets=[worker.path]))
+    api.update(
+        a_mirror("m-FP32", ("x", "FP32", [-1, 2]), sockets=[worker.path])
+    )
     client = Client(api.address)
     call = stub(client.channel, f"/{SERVICE}/ModelInfer").future(
         sleeping(3), metadata=client.metadata
@@ -1023,7 +1158,9 @@ def test_one_port_can_be_shared_and_several_can_be_served(tmp_path):
         second = await serve(gateway, free)
         assert second.port == port
         await second.stop(0)
-        one, other = [await serve(gateway, ("127.0.0.1", port)) for _ in range(2)]
+        one, other = [
+            await serve(gateway, ("127.0.0.1", port)) for _ in range(2)
+        ]
         for server in (first, one, other):
             await server.stop(0)
 
@@ -1045,7 +1182,9 @@ def test_the_descriptors_are_those_of_the_proto_files(tmp_path):
         "src",
         f"--descriptor_set_out={target}",
     ]
-    files = sorted(str(path.relative_to(ROOT)) for path in source.glob("*.proto"))
+    files = sorted(
+        str(path.relative_to(ROOT)) for path in source.glob("*.proto")
+    )
     subprocess.run([*command, *files], cwd=ROOT, check=True, timeout=60)
     assert target.read_bytes() == (source / "descriptors.binpb").read_bytes(), (
         "run `make proto`"
@@ -1080,4 +1219,6 @@ def test_grpc_is_not_loaded_before_it_is_served():
         "import sys, modelmill.protocols.v2.grpc; sys.exit(any(m in sys.modules for m in "
         "('google.protobuf', 'hpack')))"
     )
-    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+    assert (
+        subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+    )

@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 
 from modelmill.engines.base import NUMPY
 from tests.helpers.gateways import InMemoryApi
-from tests.helpers.v2 import HEADER, a_mirror, binary, infer, mirror, refused, tensor
+from tests.helpers.v2 import (
+    HEADER,
+    a_mirror,
+    binary,
+    infer,
+    mirror,
+    refused,
+    tensor,
+)
 
 KINDS = sorted(NUMPY)
 
@@ -21,7 +29,10 @@ def api(tmp_path_factory):
     worker = api.worker(tmp_path_factory.mktemp("v2") / "w", mirror)
     there = {"sockets": [worker.path]}
     api.update(
-        *(a_mirror(f"m-{kind}", ("x", kind, [-1, 2]), **there) for kind in KINDS),
+        *(
+            a_mirror(f"m-{kind}", ("x", kind, [-1, 2]), **there)
+            for kind in KINDS
+        ),
         a_mirror("two", ("a", "FP32", [-1, 2]), ("b", "INT64", [-1]), **there),
         a_mirror("free", ("x", "UINT8", [-1, -1, -1, 3]), **there),
         a_mirror("alone", ("x", "UINT8", [-1])),
@@ -33,7 +44,8 @@ def api(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "data", [[1, 2, 3, 4], [[1, 2], [3, 4]], [[1], [2], [3], [4]], [1.0, 2, 3, 4]]
+    "data",
+    [[1, 2, 3, 4], [[1, 2], [3, 4]], [[1], [2], [3], [4]], [1.0, 2, 3, 4]],
 )
 def test_numbers_may_be_flat_or_nested(api, data):
     reply = infer(api, "m-FP32", tensor(data, (2, 2)), id="seven")
@@ -73,9 +85,9 @@ def test_only_the_outputs_asked_for_are_sent_in_the_form_asked_for(api):
     outputs = [{"name": "b_out", "parameters": {"binary_data": True}}]
     reply = infer(api, "two", *inputs, outputs=outputs)
     size = int(reply.headers[HEADER.encode()])
-    assert [out["name"] for out in json.loads(reply.body[:size])["outputs"]] == [
-        "b_out"
-    ]
+    assert [
+        out["name"] for out in json.loads(reply.body[:size])["outputs"]
+    ] == ["b_out"]
     assert reply.body[size:] == np.array([7], np.int64).tobytes()
     assert refused(
         infer(api, "two", *inputs, outputs=[{"name": "c"}]),
@@ -118,7 +130,9 @@ def test_only_the_outputs_asked_for_are_sent_in_the_form_asked_for(api):
 def test_data_that_the_datatype_does_not_hold_is_refused(api, kind, data):
     refused(
         infer(
-            api, f"m-{kind}", tensor([data] if data is None else data, datatype=kind)
+            api,
+            f"m-{kind}",
+            tensor([data] if data is None else data, datatype=kind),
         ),
         "'x'",
     )
@@ -130,9 +144,12 @@ def test_data_that_the_datatype_does_not_hold_is_refused(api, kind, data):
 )
 @pytest.mark.parametrize("kind", ["INT64", "FP32", "UINT8"])
 def test_what_is_no_number_of_json_is_refused(api, kind, number):
-    body = b'{"inputs":[{"name":"x","shape":[1,2],"datatype":"%s","data":[1,%s]}]}' % (
-        kind.encode(),
-        number,
+    body = (
+        b'{"inputs":[{"name":"x","shape":[1,2],"datatype":"%s","data":[1,%s]}]}'
+        % (
+            kind.encode(),
+            number,
+        )
     )
     refused(api.ask("POST", f"/v2/models/m-{kind}/infer", body))
 
@@ -176,12 +193,18 @@ def test_a_shape_that_does_not_fit_is_refused(api, shape):
         [10**4000] * 3 + [3],
     ],
 )
-def test_a_huge_shape_is_refused_before_anything_of_its_size_is_made(api, shape):
-    refused(infer(api, "free", tensor([1], shape, "UINT8")), "elements; at most")
+def test_a_huge_shape_is_refused_before_anything_of_its_size_is_made(
+    api, shape
+):
+    refused(
+        infer(api, "free", tensor([1], shape, "UINT8")), "elements; at most"
+    )
     reply = binary(
         api,
         "free",
-        tensor(shape=shape, datatype="UINT8", parameters={"binary_data_size": 4}),
+        tensor(
+            shape=shape, datatype="UINT8", parameters={"binary_data_size": 4}
+        ),
         tail=b"1234",
     )
     refused(reply, "elements; at most")
@@ -202,12 +225,15 @@ def test_a_binary_size_that_does_not_fit_is_refused(api, size):
 @pytest.mark.parametrize("tail", [b"", b"1234567", b"123456789"])
 def test_binary_data_must_be_whole_and_nothing_may_follow(api, tail):
     refused(
-        binary(api, "m-FP32", tensor(parameters={"binary_data_size": 8}), tail=tail)
+        binary(
+            api, "m-FP32", tensor(parameters={"binary_data_size": 8}), tail=tail
+        )
     )
 
 
 @pytest.mark.parametrize(
-    "value", ["-1", "999999", "nonsense", "1.5", "+5", " ", "²", "9" * 5000, "0", "10"]
+    "value",
+    ["-1", "999999", "nonsense", "1.5", "+5", " ", "²", "9" * 5000, "0", "10"],
 )
 def test_a_header_length_that_is_wrong_is_refused(api, value):
     refused(infer(api, "m-FP32", tensor([1, 2]), headers={HEADER: value}))
@@ -220,10 +246,16 @@ def test_the_header_length_may_cover_the_whole_body(api):
 @pytest.mark.parametrize(
     ("inputs", "says"),
     [
-        ([tensor([1, 2], datatype="FP64")], ["wants the datatype FP32", "FP64"]),
+        (
+            [tensor([1, 2], datatype="FP64")],
+            ["wants the datatype FP32", "FP64"],
+        ),
         ([tensor([1, 2], datatype="fp32")], ["wants the datatype FP32"]),
         ([tensor([1, 2], datatype="x" * 900)], ["wants the datatype FP32"]),
-        ([tensor([1, 2], name="y")], ["the model takes the inputs x", "given: y"]),
+        (
+            [tensor([1, 2], name="y")],
+            ["the model takes the inputs x", "given: y"],
+        ),
         ([tensor([1, 2], name="\ud800")], []),
         ([tensor([1, 2], datatype="\ud800")], []),
         ([tensor([1, 2], name="y" * 900)], ["the model takes the inputs x"]),
@@ -237,7 +269,12 @@ def test_what_the_signature_does_not_have_is_said(api, inputs, says):
 
 def test_inputs_of_several_batch_sizes_are_refused(api):
     refused(
-        infer(api, "two", tensor([1, 2], name="a"), tensor([7, 8], (2,), "INT64", "b")),
+        infer(
+            api,
+            "two",
+            tensor([1, 2], name="a"),
+            tensor([7, 8], (2,), "INT64", "b"),
+        ),
         "batch size: [1, 2]",
     )
 
@@ -269,7 +306,10 @@ def test_inputs_of_several_batch_sizes_are_refused(api):
         b'{"inputs": [{"name": "x", "shape": [1, 1], "datatype": "FP32", "data": [1'
         + b"0" * 9000
         + b"]}]}",
-        b'{"parameters": {"a": ' + b"[" * 5000 + b"]" * 5000 + b'}, "inputs": []}',
+        b'{"parameters": {"a": '
+        + b"[" * 5000
+        + b"]" * 5000
+        + b'}, "inputs": []}',
         b'{"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32"}]}',
     ],
 )
@@ -284,12 +324,18 @@ def test_forty_levels_of_lists_are_refused(api):
     refused(infer(api, "m-FP32", tensor(data)))
 
 
-@pytest.mark.parametrize("path", ["/v2/models/m-FP32", "/v2/models/m-FP32/versions/1"])
+@pytest.mark.parametrize(
+    "path", ["/v2/models/m-FP32", "/v2/models/m-FP32/versions/1"]
+)
 def test_a_model_states_its_signature(api, path):
     reply = api.ask("GET", path).json
     assert (reply["name"], reply["versions"]) == ("m-FP32", ["1"])
-    assert reply["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 2]}]
-    assert reply["outputs"] == [{"name": "x_out", "datatype": "FP32", "shape": [-1, 2]}]
+    assert reply["inputs"] == [
+        {"name": "x", "datatype": "FP32", "shape": [-1, 2]}
+    ]
+    assert reply["outputs"] == [
+        {"name": "x_out", "datatype": "FP32", "shape": [-1, 2]}
+    ]
 
 
 def test_only_the_served_version_answers(api):
@@ -302,7 +348,10 @@ def test_only_the_served_version_answers(api):
         == 200
     )
     reply = api.ask("GET", "/v2/models/m-FP32/versions/2")
-    assert (reply.status, reply.error) == (404, "'m-FP32' serves version 1, not 2")
+    assert (reply.status, reply.error) == (
+        404,
+        "'m-FP32' serves version 1, not 2",
+    )
 
 
 @pytest.mark.parametrize(
@@ -363,18 +412,26 @@ VALID = msgspec.json.encode(
         "id": "1",
         "parameters": {"binary_data_output": False},
         "inputs": [
-            {"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [[1.5, 2.5]]}
+            {
+                "name": "x",
+                "shape": [1, 2],
+                "datatype": "FP32",
+                "data": [[1.5, 2.5]],
+            }
         ],
         "outputs": [{"name": "x_out", "parameters": {"binary_data": True}}],
     }
 )
-BINARY = msgspec.json.encode({"inputs": [tensor(parameters={"binary_data_size": 8})]})
+BINARY = msgspec.json.encode(
+    {"inputs": [tensor(parameters={"binary_data_size": 8})]}
+)
 
 
 @settings(max_examples=200, deadline=None)
 @given(
     st.lists(
-        st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=4
+        st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)),
+        max_size=4,
     ),
     st.sampled_from(
         [
@@ -386,7 +443,9 @@ BINARY = msgspec.json.encode({"inputs": [tensor(parameters={"binary_data_size": 
     st.integers(-3, 3),
     st.floats(0.5, 1) | st.just(1.0),
 )
-def test_a_damaged_request_is_never_our_failure(api, changes, request, shift, kept):
+def test_a_damaged_request_is_never_our_failure(
+    api, changes, request, shift, kept
+):
     head, tail, moved = request
     body = bytearray(head + tail)
     for place, value in changes:
@@ -402,7 +461,11 @@ def test_a_damaged_request_is_never_our_failure(api, changes, request, shift, ke
 
 
 ANYTHING = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=5),
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(st.text(max_size=3), inner, max_size=2)
@@ -418,5 +481,7 @@ ANYTHING = st.recursive(
     ANYTHING,
 )
 def test_any_value_in_any_place_is_answered(api, kind, place, value):
-    reply = infer(api, f"m-{kind}", {**tensor([1, 0], datatype=kind), place: value})
+    reply = infer(
+        api, f"m-{kind}", {**tensor([1, 0], datatype=kind), place: value}
+    )
     assert reply.status in (200, 400), reply.body

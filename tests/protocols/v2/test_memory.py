@@ -12,7 +12,14 @@ import numpy as np
 import pytest
 
 from tests.helpers.gateways import InMemoryApi
-from tests.helpers.v2 import a_mirror, infer, mirror, outputs_of, refused, tensor
+from tests.helpers.v2 import (
+    a_mirror,
+    infer,
+    mirror,
+    outputs_of,
+    refused,
+    tensor,
+)
 
 REGIONS = "/v2/systemsharedmemory"
 
@@ -51,8 +58,12 @@ def memory():
 
 
 def register(api, name, key, byte_size, offset=0, caller="admin-key"):
-    body = json.dumps({"key": key, "offset": offset, "byte_size": byte_size}).encode()
-    return api.ask("POST", f"{REGIONS}/region/{name}/register", body, key=caller)
+    body = json.dumps(
+        {"key": key, "offset": offset, "byte_size": byte_size}
+    ).encode()
+    return api.ask(
+        "POST", f"{REGIONS}/region/{name}/register", body, key=caller
+    )
 
 
 def regions(api, **how):
@@ -60,13 +71,21 @@ def regions(api, **how):
 
 
 def there(region, byte_size, offset=None):
-    where = {"shared_memory_region": region, "shared_memory_byte_size": byte_size}
-    return where if offset is None else {**where, "shared_memory_offset": offset}
+    where = {
+        "shared_memory_region": region,
+        "shared_memory_byte_size": byte_size,
+    }
+    return (
+        where if offset is None else {**where, "shared_memory_offset": offset}
+    )
 
 
 def wants(region, byte_size, offset=None, **rest):
     return [
-        {"name": "x_out", "parameters": {**there(region, byte_size, offset), **rest}}
+        {
+            "name": "x_out",
+            "parameters": {**there(region, byte_size, offset), **rest},
+        }
     ]
 
 
@@ -106,9 +125,15 @@ def test_tensors_are_read_and_left_in_shared_memory(api, memory):
     ]
     left = Path(f"/dev/shm{target}").read_bytes()
     assert left == bytes(24) + NUMBERS[1:3].tobytes() + bytes(32)
-    assert outputs_of(infer(api, "m", entry)) == [("x_out", "FP32", [2], [2.0, 3.0])]
-    assert infer(api, "m", tensor([7], [1]), outputs=wants("out", 8)).status == 200
-    assert Path(f"/dev/shm{target}").read_bytes()[16:20] == np.float32(7).tobytes()
+    assert outputs_of(infer(api, "m", entry)) == [
+        ("x_out", "FP32", [2], [2.0, 3.0])
+    ]
+    assert (
+        infer(api, "m", tensor([7], [1]), outputs=wants("out", 8)).status == 200
+    )
+    assert (
+        Path(f"/dev/shm{target}").read_bytes()[16:20] == np.float32(7).tobytes()
+    )
 
 
 def test_texts_are_left_with_their_lengths(api, memory):
@@ -278,10 +303,16 @@ def test_a_region_has_a_printable_name(api, memory, name):
 def test_a_tensor_lies_within_its_region(api, memory, byte_size, offset):
     register(api, "r", memory(bytes(256)), 64)
     refused(
-        infer(api, "m", tensor(shape=[2], parameters=there("r", byte_size, offset)))
+        infer(
+            api,
+            "m",
+            tensor(shape=[2], parameters=there("r", byte_size, offset)),
+        )
     )
     refused(
-        infer(api, "m", tensor([1, 2], [2]), outputs=wants("r", byte_size, offset)),
+        infer(
+            api, "m", tensor([1, 2], [2]), outputs=wants("r", byte_size, offset)
+        ),
         "region 'r'",
     )
 
@@ -299,25 +330,39 @@ def test_a_tensor_is_as_long_as_its_shape_says(api, memory):
 def test_data_come_once(api, memory):
     register(api, "r", memory(bytes(64)), 64)
     both = {**there("r", 8), "binary_data_size": 8}
-    refused(infer(api, "m", tensor([1, 2], [2], parameters=there("r", 8))), "twice")
-    refused(infer(api, "m", tensor(shape=[2], parameters=both), tail=b"12345678"))
+    refused(
+        infer(api, "m", tensor([1, 2], [2], parameters=there("r", 8))), "twice"
+    )
+    refused(
+        infer(api, "m", tensor(shape=[2], parameters=both), tail=b"12345678")
+    )
 
 
 def test_memory_that_shrank_is_no_failure_of_ours(api, memory):
     key = memory(bytes(64))
     register(api, "r", key, 64)
     os.truncate(f"/dev/shm{key}", 4)
-    refused(infer(api, "m", tensor(shape=[2], parameters=there("r", 8))), "shorter")
-    refused(infer(api, "m", tensor([1, 2], [2]), outputs=wants("r", 8)), "shorter")
+    refused(
+        infer(api, "m", tensor(shape=[2], parameters=there("r", 8))), "shorter"
+    )
+    refused(
+        infer(api, "m", tensor([1, 2], [2]), outputs=wants("r", 8)), "shorter"
+    )
     assert os.path.getsize(f"/dev/shm{key}") == 4
 
 
 def test_a_request_brings_no_more_than_a_body_may(api, memory):
     register(api, "r", memory(bytes(8192)), 8192)
     assert (
-        infer(api, "m", tensor(shape=[1024], parameters=there("r", 4096))).status == 200
+        infer(
+            api, "m", tensor(shape=[1024], parameters=there("r", 4096))
+        ).status
+        == 200
     )
-    refused(infer(api, "m", tensor(shape=[1025], parameters=there("r", 4100))), "4,096")
+    refused(
+        infer(api, "m", tensor(shape=[1025], parameters=there("r", 4100))),
+        "4,096",
+    )
 
 
 def test_a_region_belongs_to_the_key_that_registered_it(api, memory):
@@ -325,21 +370,32 @@ def test_a_region_belongs_to_the_key_that_registered_it(api, memory):
     entry = tensor(shape=[2], parameters=there("r", 8))
     for key in ("user-key", "other-key"):
         assert regions(api, key=key) == []
-        assert api.ask("GET", f"{REGIONS}/region/r/status", key=key).status == 404
+        assert (
+            api.ask("GET", f"{REGIONS}/region/r/status", key=key).status == 404
+        )
         assert api.ask("POST", f"{REGIONS}/unregister", key=key).status == 200
     body = json.dumps({"inputs": [entry]}).encode()
     reply = api.ask("POST", "/v2/models/m/infer", body, key="user-key")
     assert (reply.status, "'r'" in reply.error) == (404, True)
-    body = json.dumps({"inputs": [tensor([1], [1])], "outputs": wants("r", 8)}).encode()
-    assert api.ask("POST", "/v2/models/m/infer", body, key="user-key").status == 404
+    body = json.dumps(
+        {"inputs": [tensor([1], [1])], "outputs": wants("r", 8)}
+    ).encode()
+    assert (
+        api.ask("POST", "/v2/models/m/infer", body, key="user-key").status
+        == 404
+    )
     assert infer(api, "m", entry).status == 200
-    assert register(api, "r", memory(bytes(8)), 8, caller="user-key").status == 200
+    assert (
+        register(api, "r", memory(bytes(8)), 8, caller="user-key").status == 200
+    )
     assert len(regions(api)) == len(regions(api, key="user-key")) == 1
 
 
 def test_regions_are_counted(api, memory):
     key = memory(bytes(64))
-    statuses = [register(api, f"r{number}", key, 64).status for number in range(65)]
+    statuses = [
+        register(api, f"r{number}", key, 64).status for number in range(65)
+    ]
     assert statuses == [200] * 64 + [400]
     assert register(api, "more", key, 64, caller="user-key").status == 200
 

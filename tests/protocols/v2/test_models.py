@@ -76,9 +76,16 @@ def test_a_configuration_speaks_tritons_names(api):
         "onnxruntime",
     )
     assert config["max_batch_size"] == api.gateway.limits.batch
-    assert config["input"] == [{"name": "x", "data_type": "TYPE_FP32", "dims": [2]}]
+    assert config["input"] == [
+        {"name": "x", "data_type": "TYPE_FP32", "dims": [2]}
+    ]
     assert config["output"] == [
-        {"name": "x_out", "data_type": "TYPE_FP32", "dims": [2], "label_filename": ""}
+        {
+            "name": "x_out",
+            "data_type": "TYPE_FP32",
+            "dims": [2],
+            "label_filename": "",
+        }
     ]
     assert config["version_policy"] == {"specific": {"versions": [2, 3]}}
     assert config["dynamic_batching"] == {
@@ -99,7 +106,14 @@ def test_a_model_without_a_batch_axis_has_no_batch_size(api):
 
 @pytest.mark.parametrize(
     "path",
-    ["", "/config", "/stats", "/trace/setting", "/versions/7", "/versions/7/config"],
+    [
+        "",
+        "/config",
+        "/stats",
+        "/trace/setting",
+        "/versions/7",
+        "/versions/7/config",
+    ],
 )
 def test_what_does_not_exist_is_404(api, path):
     assert api.ask("GET", f"/v2/models/nothing{path}").status == 404
@@ -140,13 +154,16 @@ def test_statistics_are_in_nanoseconds(api):
     }
     assert [
         one["version"]
-        for one in api.ask("GET", "/v2/models/m/versions/2/stats").json["model_stats"]
+        for one in api.ask("GET", "/v2/models/m/versions/2/stats").json[
+            "model_stats"
+        ]
     ] == ["2"]
 
 
 def test_statistics_of_all_models_are_those_of_the_project(api):
     names = [
-        one["name"] for one in api.ask("GET", "/v2/models/stats").json["model_stats"]
+        one["name"]
+        for one in api.ask("GET", "/v2/models/stats").json["model_stats"]
     ]
     assert set(names) == {
         "m",
@@ -158,7 +175,9 @@ def test_statistics_of_all_models_are_those_of_the_project(api):
         "asleep",
     }
     assert names.count("m") == 2
-    mine = api.ask("GET", "/v2/models/stats", key="other-key").json["model_stats"]
+    mine = api.ask("GET", "/v2/models/stats", key="other-key").json[
+        "model_stats"
+    ]
     assert [one["name"] for one in mine] == ["secret"]
 
 
@@ -178,7 +197,10 @@ def test_the_repository_index_has_the_state_of_every_version(api):
         "UNAVAILABLE",
         "a golden answer differs",
     )
-    assert (rows["put-away", "1"]["state"], rows["put-away", "1"]["reason"]) == (
+    assert (
+        rows["put-away", "1"]["state"],
+        rows["put-away", "1"]["reason"],
+    ) == (
         "UNAVAILABLE",
         "unloaded",
     )
@@ -225,7 +247,9 @@ def test_loading_and_unloading_wait_until_it_is_so():
     assert api.ask("POST", "/v2/repository/models/nothing/load").status == 404
     refused(
         api.ask(
-            "POST", "/v2/repository/models/m/load", b'{"parameters": {"config": "{}"}}'
+            "POST",
+            "/v2/repository/models/m/load",
+            b'{"parameters": {"config": "{}"}}',
         ),
         "configuration",
     )
@@ -237,7 +261,9 @@ def test_loading_is_for_admins(api, verb):
     reply = api.ask("POST", f"/v2/repository/models/m/{verb}", key="user-key")
     assert (reply.status, reply.error) == (403, "this needs an admin key")
     assert api.ask("POST", f"/v2/repository/models/m/{verb}").status == 503
-    assert api.ask("POST", f"/v2/repository/models/nothing/{verb}").status == 404
+    assert (
+        api.ask("POST", f"/v2/repository/models/nothing/{verb}").status == 404
+    )
 
 
 # ---- trace settings
@@ -253,7 +279,9 @@ def test_trace_settings_are_kept_for_all_and_for_one(api):
     assert before["trace_level"] == ["OFF"]
     assert api.ask("GET", own).json == before
     after = put(
-        api, general, {"trace_rate": "500", "trace_level": ["TENSORS", "TIMESTAMPS"]}
+        api,
+        general,
+        {"trace_rate": "500", "trace_level": ["TENSORS", "TIMESTAMPS"]},
     ).json
     assert after == {
         **before,
@@ -262,7 +290,9 @@ def test_trace_settings_are_kept_for_all_and_for_one(api):
     }
     assert (
         put(
-            api, own, {"trace_rate": 7, "trace_level": "OFF", "trace_count": ["-1"]}
+            api,
+            own,
+            {"trace_rate": 7, "trace_level": "OFF", "trace_count": ["-1"]},
         ).json["trace_rate"]
         == "7"
     )
@@ -273,7 +303,10 @@ def test_trace_settings_are_kept_for_all_and_for_one(api):
     }
     assert api.ask("GET", general).json == after
     assert put(api, own, {"trace_rate": None, "trace_level": []}).json == after
-    assert put(api, general, {"trace_rate": None, "trace_level": None}).json == before
+    assert (
+        put(api, general, {"trace_rate": None, "trace_level": None}).json
+        == before
+    )
 
 
 @pytest.mark.parametrize(
@@ -325,15 +358,18 @@ def test_log_settings_are_those_of_the_logger(api, level):
     ) == (True, True, True, 0)
     assert put(api, "/v2/logging", {"log_verbose_level": 0}).json == now
     assert (
-        put(api, "/v2/logging", {"log_verbose_level": 2}).json["log_verbose_level"] == 2
+        put(api, "/v2/logging", {"log_verbose_level": 2}).json[
+            "log_verbose_level"
+        ]
+        == 2
     )
     assert level() == logging.DEBUG
     put(api, "/v2/logging", {"log_verbose_level": 0, "log_info": False})
     assert level() == logging.WARNING
     assert (
-        put(api, "/v2/logging", {"log_warning": False, "log_error": False}).json[
-            "log_info"
-        ]
+        put(
+            api, "/v2/logging", {"log_warning": False, "log_error": False}
+        ).json["log_info"]
         is False
     )
     assert level() == logging.CRITICAL
@@ -383,6 +419,7 @@ def test_settings_are_read_by_all_and_changed_by_admins(api, path):
 
 def test_a_model_of_a_name_in_another_project_has_settings_of_its_own(api):
     assert (
-        put(api, "/v2/models/secret/trace/setting", {"trace_rate": "1"}).status == 404
+        put(api, "/v2/models/secret/trace/setting", {"trace_rate": "1"}).status
+        == 404
     )
     assert isinstance(a_route("x").inputs[0], TensorSpec)

@@ -50,10 +50,15 @@ async def classify(calls):
 def api(tmp_path_factory):
     api = InMemoryApi()
     folder = tmp_path_factory.mktemp("v2")
-    workers = [api.worker(folder / "c", classify), api.worker(folder / "m", mirror)]
+    workers = [
+        api.worker(folder / "c", classify),
+        api.worker(folder / "m", mirror),
+    ]
     there = {"sockets": [workers[0].path]}
     model = {
-        "inputs": [TensorSpec(name="image", datatype="UINT8", shape=[-1, 2, 2, 1])],
+        "inputs": [
+            TensorSpec(name="image", datatype="UINT8", shape=[-1, 2, 2, 1])
+        ],
         "outputs": [TensorSpec(name="scores", datatype="FP32", shape=[-1, 3])],
         "labels": LABELS,
     }
@@ -63,8 +68,12 @@ def api(tmp_path_factory):
     }
     api.update(
         a_route("spots", **model, **there),
-        a_route("words", kind="text", task="text-classification", **texts, **there),
-        a_route("bare", **{**model, "labels": []}, kind="tensor", task="", **there),
+        a_route(
+            "words", kind="text", task="text-classification", **texts, **there
+        ),
+        a_route(
+            "bare", **{**model, "labels": []}, kind="tensor", task="", **there
+        ),
         a_mirror(
             "m",
             ("x", "FP32", [-1, 2]),
@@ -111,7 +120,10 @@ def test_a_picture_goes_in_as_its_file(api, shape):
     )
     ((*head, said),) = outputs_of(reply)
     assert head == ["answer", "BYTES", [2]]
-    assert [json.loads(one)[0] for one in said] == [b"\x89PNG".hex(), b"\xff\xd8".hex()]
+    assert [json.loads(one)[0] for one in said] == [
+        b"\x89PNG".hex(),
+        b"\xff\xd8".hex(),
+    ]
 
 
 def test_the_answer_and_tensors_may_be_requested_together(api):
@@ -134,13 +146,18 @@ def test_in_json_a_text_is_itself_and_a_picture_is_base64(api):
         json.loads(outputs_of(infer(api, "words", text, **asked))[0][3][1])[0]
         == "schön".encode().hex()
     )
-    picture = tensor([base64.b64encode(b"\x89PNG").decode()], [1], "BYTES", "image")
+    picture = tensor(
+        [base64.b64encode(b"\x89PNG").decode()], [1], "BYTES", "image"
+    )
     assert (
-        json.loads(outputs_of(infer(api, "spots", picture, **asked))[0][3][0])[0]
+        json.loads(outputs_of(infer(api, "spots", picture, **asked))[0][3][0])[
+            0
+        ]
         == b"\x89PNG".hex()
     )
     refused(
-        infer(api, "spots", tensor(["not base64!"], [1], "BYTES", "image")), "base64"
+        infer(api, "spots", tensor(["not base64!"], [1], "BYTES", "image")),
+        "base64",
     )
 
 
@@ -220,7 +237,9 @@ def classified(api, model, count, rows=2, **how):
         api,
         model,
         pixels,
-        outputs=[{"name": "scores", "parameters": {"classification": count, **how}}],
+        outputs=[
+            {"name": "scores", "parameters": {"classification": count, **how}}
+        ],
     )
 
 
@@ -236,12 +255,18 @@ def test_classes_are_named_best_first(api):
     ]
     raw = outputs_of(classified(api, "spots", 2, binary_data=True))[0][3]
     assert unpack_bytes(raw) == [one.encode() for one in said]
-    assert outputs_of(classified(api, "bare", 1))[0][3] == ["0.700000:1", "0.500000:0"]
+    assert outputs_of(classified(api, "bare", 1))[0][3] == [
+        "0.700000:1",
+        "0.500000:0",
+    ]
 
 
 def test_no_more_classes_are_named_than_there_are(api):
     assert outputs_of(classified(api, "spots", 2**30))[0][2] == [2, 3]
-    assert outputs_of(classified(api, "spots", 1, rows=0))[0][2:] == ([0, 1], [])
+    assert outputs_of(classified(api, "spots", 1, rows=0))[0][2:] == (
+        [0, 1],
+        [],
+    )
 
 
 @pytest.mark.parametrize("count", [-1, 2**31, 2**70, 1.5, "2", True, [], None])
@@ -261,7 +286,9 @@ def test_only_numbers_are_classified(api):
         "'y_out'",
     )
     two = [{"name": "x_out", "parameters": {"classification": 1}}]
-    assert outputs_of(infer(api, "m", *inputs, outputs=two))[0][3] == ["2.000000:1"]
+    assert outputs_of(infer(api, "m", *inputs, outputs=two))[0][3] == [
+        "2.000000:1"
+    ]
 
 
 # ---- parameters, versions, names
@@ -302,11 +329,21 @@ class Overheard:
 
 def test_what_a_request_says_of_itself_reaches_the_gateway(api):
     pixels = tensor([0] * 4, [1, 2, 2, 1], "UINT8", "image")
-    parameters = {"priority": 2, "timeout": 1_500_000, "other": [1], "sequence_id": 9}
+    parameters = {
+        "priority": 2,
+        "timeout": 1_500_000,
+        "other": [1],
+        "sequence_id": 9,
+    }
     with Overheard(api) as said:
-        assert infer(api, "spots", pixels, id="a", parameters=parameters).status == 200
         assert (
-            infer(api, "spots", pixels, headers={"x-request-id": "b"}, id="a").status
+            infer(api, "spots", pixels, id="a", parameters=parameters).status
+            == 200
+        )
+        assert (
+            infer(
+                api, "spots", pixels, headers={"x-request-id": "b"}, id="a"
+            ).status
             == 200
         )
         assert infer(api, "spots", pixels, id="a\nb").status == 200
@@ -385,7 +422,8 @@ def test_unknown_parameters_are_accepted(api):
         == 200
     )
     assert (
-        infer(api, "spots", {**pixels, "more": 1}, more=[], outputs=None).status == 200
+        infer(api, "spots", {**pixels, "more": 1}, more=[], outputs=None).status
+        == 200
     )
 
 
@@ -393,27 +431,38 @@ def test_a_version_may_be_pinned_in_three_places(api):
     pixels = tensor([0] * 4, [1, 2, 2, 1], "UINT8", "image")
     for version in (1, "1"):
         assert (
-            infer(api, "spots", pixels, parameters={"version": version}).status == 200
+            infer(api, "spots", pixels, parameters={"version": version}).status
+            == 200
         )
         assert (
             infer(
-                api, "spots", pixels, headers={"x-modelmill-version": str(version)}
+                api,
+                "spots",
+                pixels,
+                headers={"x-modelmill-version": str(version)},
             ).status
             == 200
         )
     assert infer(api, "spots/versions/1", pixels).status == 200
     assert infer(api, "spots", pixels, parameters={"version": 9}).status == 404
     assert (
-        infer(api, "spots", pixels, headers={"x-modelmill-version": "9"}).status == 404
+        infer(api, "spots", pixels, headers={"x-modelmill-version": "9"}).status
+        == 404
     )
     assert infer(api, "spots/versions/9", pixels).status == 404
-    refused(infer(api, "spots/versions/1", pixels, parameters={"version": 9}), "1", "9")
+    refused(
+        infer(api, "spots/versions/1", pixels, parameters={"version": 9}),
+        "1",
+        "9",
+    )
 
 
 @pytest.mark.parametrize(
     ("parameters", "status"), [({"timeout": 1000}, 503), ({}, 504)]
 )
-def test_a_request_that_waited_longer_than_it_allowed_is_503(api, parameters, status):
+def test_a_request_that_waited_longer_than_it_allowed_is_503(
+    api, parameters, status
+):
     async def expire(*_, **__):
         raise Expired("it waited too long")
 
@@ -465,7 +514,9 @@ def test_a_rolled_version_is_checked_by_its_own_signature(tmp_path):
     own = InMemoryApi()
     worker = own.worker(tmp_path / "own", mirror)
     for width in (2, 3, 2):
-        own.update(a_mirror("m", ("x", "UINT8", [-1, width]), sockets=[worker.path]))
+        own.update(
+            a_mirror("m", ("x", "UINT8", [-1, width]), sockets=[worker.path])
+        )
         entry = tensor(
             shape=[1, 2], datatype="UINT8", parameters={"binary_data_size": 2}
         )

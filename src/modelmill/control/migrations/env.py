@@ -9,7 +9,11 @@ from modelmill.control.db import Base, Moment
 
 def render_item(kind: str, item: Any, _: Any) -> str | Literal[False]:
     """Migrations stand alone: they name the database's type, not ours."""
-    return "sa.DateTime()" if kind == "type" and isinstance(item, Moment) else False
+    return (
+        "sa.DateTime()"
+        if kind == "type" and isinstance(item, Moment)
+        else False
+    )
 
 
 with context.config.attributes["engine"].connect() as connection:

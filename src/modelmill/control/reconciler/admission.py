@@ -54,7 +54,11 @@ class Admission:
             return True
         if self._workers.starting() >= self._most_starting:
             return False
-        if row.id in self._requested or self._serves(row) or not self._memory.full():
+        if (
+            row.id in self._requested
+            or self._serves(row)
+            or not self._memory.full()
+        ):
             return True
         self._autoscaler.send_to_sleep(row)
         return False

@@ -16,7 +16,9 @@ log = logging.getLogger("modelmill.node")
 class Autoscaler:
     """Decides the number of workers of the main version of each deployment."""
 
-    def __init__(self, writes: PendingWrites, workers: Workers, queues: Queues) -> None:
+    def __init__(
+        self, writes: PendingWrites, workers: Workers, queues: Queues
+    ) -> None:
         self._writes = writes
         self._workers = workers
         self._queues = queues
@@ -39,7 +41,9 @@ class Autoscaler:
         """A user has just deployed or loaded it: it starts, and counts as called now."""
         self._evicted.discard(row.id)
         if row.id in self._scales:
-            self._scales[row.id] = Scale(max(1, self._scales[row.id].wanted), now)
+            self._scales[row.id] = Scale(
+                max(1, self._scales[row.id].wanted), now
+            )
 
     def evict(self, number: int) -> None:
         """End its workers until it is called."""
@@ -55,7 +59,9 @@ class Autoscaler:
         self._evicted.add(row.id)
         self._note_sleep(row, 0)
 
-    def idle_seconds(self, row: Deployment, signals: Signals, now: float) -> float:
+    def idle_seconds(
+        self, row: Deployment, signals: Signals, now: float
+    ) -> float:
         """Seconds since the last call; being loaded counts as one."""
         return min(signals.idle_seconds, now - self._scales[row.id].changed)
 
@@ -67,10 +73,14 @@ class Autoscaler:
         numbers = {row.id for row in rows}
         self._evicted &= numbers
         self._scales = {
-            number: state for number, state in self._scales.items() if number in numbers
+            number: state
+            for number, state in self._scales.items()
+            if number in numbers
         }
         self._dormant = {
-            row.id: self._writes.name(row) for row in rows if self._is_dormant(row)
+            row.id: self._writes.name(row)
+            for row in rows
+            if self._is_dormant(row)
         }
 
     def _is_dormant(self, row: Deployment) -> bool:
@@ -99,7 +109,9 @@ class Autoscaler:
             self._scales[row.id] = Scale(0, now)
             self._evicted.add(row.id)
         else:
-            self._scales[row.id] = Scale(max(options_of(row).min_replicas, 1), now)
+            self._scales[row.id] = Scale(
+                max(options_of(row).min_replicas, 1), now
+            )
 
     def _scaled(self, row: Deployment, signals: Signals, now: float) -> int:
         """The number of workers by the queue; a change is written."""
@@ -109,7 +121,9 @@ class Autoscaler:
         after = scale(now, before, signals, options_of(row), complete)
         self._scales[row.id] = after
         if after.wanted != before.wanted:
-            log.info("%s: %d workers, was %d", row.name, after.wanted, before.wanted)
+            log.info(
+                "%s: %d workers, was %d", row.name, after.wanted, before.wanted
+            )
             self._writes.changed = True
         return after.wanted
 

@@ -78,7 +78,9 @@ class Judge:
     def verdict(self, canary: Tally, main: Tally, limits: Variant) -> str:
         """Why the canary must be rolled back, or ""."""
         return verdict(
-            canary.since(self.canary_before), main.since(self.main_before), limits
+            canary.since(self.canary_before),
+            main.since(self.main_before),
+            limits,
         )
 
 

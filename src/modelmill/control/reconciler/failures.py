@@ -4,7 +4,10 @@ from collections.abc import Collection
 
 from modelmill.control.db import Deployment
 from modelmill.control.reconciler.canary import Canaries
-from modelmill.control.reconciler.pending_writes import PendingWrites, versions_of
+from modelmill.control.reconciler.pending_writes import (
+    PendingWrites,
+    versions_of,
+)
 from modelmill.control.reconciler.running import Version
 
 BACKOFF = (0.0, 0.5, 1.0, 2.0, 5.0, 15.0, 30.0)
@@ -32,7 +35,9 @@ class Failures:
         """Whether the next start has to wait."""
         return key in self._failures and self._failures[key][1] > now
 
-    def record(self, key: Key, message: str, now: float, *, count: bool = True) -> None:
+    def record(
+        self, key: Key, message: str, now: float, *, count: bool = True
+    ) -> None:
         """Wait longer after each failed start; a worker that was ready is replaced at once
         (`count` is false).
         """
@@ -65,4 +70,6 @@ class Failures:
         }
 
     def _row(self, number: int) -> Deployment | None:
-        return next((row for row in self._writes.rows if row.id == number), None)
+        return next(
+            (row for row in self._writes.rows if row.id == number), None
+        )

@@ -46,7 +46,9 @@ class Health:
         for worker in self._workers:
             if worker.spec.socket == socket and not worker.ended:
                 pid = worker.handle.pid
-                log.error("worker %s (pid %d) hangs: it is ended", worker.name, pid)
+                log.error(
+                    "worker %s (pid %d) hangs: it is ended", worker.name, pid
+                )
                 worker.handle.kill()
 
     def _take_in(self, worker: Running, message: dict[str, Any]) -> None:
@@ -77,5 +79,7 @@ class Health:
             return
         status = worker.handle.exit_code()
         message = worker.error or f"its worker ended with status {status}"
-        log.warning("worker %s (pid %d): %s", worker.name, worker.handle.pid, message)
+        log.warning(
+            "worker %s (pid %d): %s", worker.name, worker.handle.pid, message
+        )
         self._failures.record(worker.key, message, now, count=not worker.ready)

@@ -38,7 +38,11 @@ class Launcher:
         return Running(row, version, spec, self._process(spec), now)
 
     def _spec(
-        self, row: Deployment, version: Version, options: ServingOptions, threads: int
+        self,
+        row: Deployment,
+        version: Version,
+        options: ServingOptions,
+        threads: int,
     ) -> WorkerSpec:
         model, number = version
         registered = self.registry.get(row.project_id, f"{model}:{number}")

@@ -18,7 +18,10 @@ from modelmill.control.reconciler.failures import Failures
 from modelmill.control.reconciler.health import Health
 from modelmill.control.reconciler.launcher import Launcher
 from modelmill.control.reconciler.memory import MemoryBudget
-from modelmill.control.reconciler.pending_writes import PendingWrites, versions_of
+from modelmill.control.reconciler.pending_writes import (
+    PendingWrites,
+    versions_of,
+)
 from modelmill.control.reconciler.queues import Queues
 from modelmill.control.reconciler.rollout import Rollout
 from modelmill.control.reconciler.scaling import Signals
@@ -73,13 +76,17 @@ class Reconciler:
         self._admission = Admission(
             limits.cores, writes, workers, queues, memory, scaler
         )
-        self._rollout = Rollout(writes, workers, failures, self._admission, launcher)
+        self._rollout = Rollout(
+            writes, workers, failures, self._admission, launcher
+        )
 
     def recover(self) -> None:
         """At start: drop the workers of an earlier run; sleeping deployments stay asleep."""
         with self._database.session() as session:
             session.execute(delete(Replica))
-            session.execute(update(Deployment).values(serving=None, serving_model=None))
+            session.execute(
+                update(Deployment).values(serving=None, serving_model=None)
+            )
             asleep = update(Deployment).where(Deployment.asleep)
             session.execute(
                 asleep.values(
@@ -144,7 +151,9 @@ class Reconciler:
         """Drop what is known of deployments, canaries and versions that are gone."""
         rows = self._writes.rows
         self._queues.keep({self._writes.name(row) for row in rows})
-        variants = {(row.id, version) for row in rows for version in versions_of(row)}
+        variants = {
+            (row.id, version) for row in rows for version in versions_of(row)
+        }
         self._canaries.keep(variants)
         main = {(row.id, (row.model, row.version)) for row in rows}
         self._failures.keep(variants | main)

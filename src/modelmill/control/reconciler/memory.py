@@ -4,7 +4,10 @@ import logging
 
 from modelmill.control.db import Deployment
 from modelmill.control.reconciler.autoscaler import Autoscaler
-from modelmill.control.reconciler.pending_writes import PendingWrites, versions_of
+from modelmill.control.reconciler.pending_writes import (
+    PendingWrites,
+    versions_of,
+)
 from modelmill.control.reconciler.queues import Queues
 from modelmill.control.reconciler.running import Running
 from modelmill.control.reconciler.scaling import HeldMemory, evict
@@ -80,7 +83,9 @@ class MemoryBudget:
                 held.append(self._held_by(row, main, now))
         return held
 
-    def _held_by(self, row: Deployment, main: list[Running], now: float) -> HeldMemory:
+    def _held_by(
+        self, row: Deployment, main: list[Running], now: float
+    ) -> HeldMemory:
         signals = self._queues.signals(self._writes.name(row), now)
         return HeldMemory(
             row.id,

@@ -10,7 +10,14 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import delete, select
 
-from modelmill.control.db import ROUTES, Database, Deployment, Project, Replica, bump
+from modelmill.control.db import (
+    ROUTES,
+    Database,
+    Deployment,
+    Project,
+    Replica,
+    bump,
+)
 from modelmill.control.reconciler.running import Running, Version
 
 
@@ -51,7 +58,11 @@ class PendingWrites:
         self._desired = {row.id: _desired_of(row) for row in self.rows}
         if before is None:
             return []
-        fresh = {n for n, desired in self._desired.items() if before.get(n) != desired}
+        fresh = {
+            n
+            for n, desired in self._desired.items()
+            if before.get(n) != desired
+        }
         self._drop_outdated(fresh)
         for row in self.rows:
             self._apply(row)
@@ -62,7 +73,9 @@ class PendingWrites:
         """A change that was decided for an older desired state is not written."""
         numbers = {row.id for row in self.rows}
         self._updates = {
-            n: values for n, values in self._updates.items() if n in numbers - fresh
+            n: values
+            for n, values in self._updates.items()
+            if n in numbers - fresh
         }
         self._dropped = {
             n: versions for n, versions in self._dropped.items() if n in numbers
@@ -98,7 +111,9 @@ class PendingWrites:
                 _remove_variants(rows[number], self._dropped[number])
             bump(session, ROUTES)
         if self._desired is not None:
-            self._desired |= {number: _desired_of(rows[number]) for number in written}
+            self._desired |= {
+                number: _desired_of(rows[number]) for number in written
+            }
         self.changed = False
         self._updates = {}
         self._dropped = {}
@@ -109,7 +124,8 @@ class PendingWrites:
         written = [
             number
             for number in self._updates
-            if number in rows and _desired_of(rows[number]) == desired.get(number)
+            if number in rows
+            and _desired_of(rows[number]) == desired.get(number)
         ]
         for number in written:
             for name, value in self._updates[number].items():

@@ -60,7 +60,9 @@ class Queues:
         self, gateway: str, name: QueueName, signals: Signals, now: float
     ) -> None:
         """Keep a gateway's latest signals of a queue."""
-        self._queues.setdefault(name, QueueSignals()).record(gateway, signals, now)
+        self._queues.setdefault(name, QueueSignals()).record(
+            gateway, signals, now
+        )
 
     def waiting(self, name: QueueName, now: float) -> bool:
         """Whether a call waits at any gateway that reported lately."""

@@ -7,7 +7,10 @@ from modelmill.control.options import options_of
 from modelmill.control.reconciler.admission import Admission
 from modelmill.control.reconciler.failures import Failures
 from modelmill.control.reconciler.launcher import Launcher
-from modelmill.control.reconciler.pending_writes import PendingWrites, versions_of
+from modelmill.control.reconciler.pending_writes import (
+    PendingWrites,
+    versions_of,
+)
 from modelmill.control.reconciler.running import Running, Version
 from modelmill.control.reconciler.workers import Workers
 from modelmill.errors import MillError
@@ -56,7 +59,9 @@ class Rollout:
         self._admission = admission
         self._launcher = launcher
 
-    def serve(self, row: Deployment, count: int, threads: int, now: float) -> None:
+    def serve(
+        self, row: Deployment, count: int, threads: int, now: float
+    ) -> None:
         """Bring a deployment closer to `count` workers of its main version and one of each canary
         and shadow.
         """
@@ -69,7 +74,9 @@ class Rollout:
         else:
             self._workers.let_go(workers, now)
 
-    def _serve_main(self, target: Target, count: int, workers: list[Running]) -> None:
+    def _serve_main(
+        self, target: Target, count: int, workers: list[Running]
+    ) -> None:
         """Start missing workers; when the desired version is complete, route to it and end the
         others.
         """

@@ -84,7 +84,9 @@ def _is_idle(
     """Whether nobody has called for so long that no worker is needed."""
     if signals.waiting or signals.busy:
         return False
-    return min(signals.idle_seconds, now - state.changed) >= options.idle_seconds
+    return (
+        min(signals.idle_seconds, now - state.changed) >= options.idle_seconds
+    )
 
 
 def _is_calm(wanted: int, signals: Signals, options: ServingOptions) -> bool:

@@ -18,7 +18,9 @@ def plan_threads(
     fixed = automatic = 0
     for row in rows:
         options = options_of(row)
-        count = max(counts[row.id], options.max_replicas) if counts[row.id] else 0
+        count = (
+            max(counts[row.id], options.max_replicas) if counts[row.id] else 0
+        )
         count += len(row.variants) if row.loaded else 0
         fixed += count * options.threads
         automatic += 0 if options.threads else count

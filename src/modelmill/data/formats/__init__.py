@@ -36,7 +36,9 @@ def fitting(task: Trainable) -> dict[str, ModuleType]:
     formats: dict[str, ModuleType] = {
         name: plugins.load(KIND, name) for name in plugins.names(KIND)
     }
-    return {name: module for name, module in formats.items() if fits(module, task)}
+    return {
+        name: module for name, module in formats.items() if fits(module, task)
+    }
 
 
 def fits(format: ModuleType, task: Trainable) -> bool:
@@ -49,12 +51,21 @@ def fits(format: ModuleType, task: Trainable) -> bool:
 
 def labelled(format: ModuleType, task: Trainable) -> bool:
     """Whether each item needs a class: the format has labels, and the task needs them."""
-    return getattr(format, "TARGET", "label") == "label" and "none" not in task.TARGETS
+    return (
+        getattr(format, "TARGET", "label") == "label"
+        and "none" not in task.TARGETS
+    )
 
 
-def labels(format: ModuleType, source: Source, options: Mapping[str, str]) -> list[str]:
+def labels(
+    format: ModuleType, source: Source, options: Mapping[str, str]
+) -> list[str]:
     """The classes in the order that the data declare; empty where the order does not matter."""
-    return list(format.labels(source, options)) if hasattr(format, "labels") else []
+    return (
+        list(format.labels(source, options))
+        if hasattr(format, "labels")
+        else []
+    )
 
 
 def detect(source: Source, task: Trainable) -> str:
@@ -63,7 +74,9 @@ def detect(source: Source, task: Trainable) -> str:
     best = _best(formats, source)
     if len(best) == 1:
         return best[0]
-    names = "; ".join(f"{name}: {formats[name].SUMMARY}" for name in best or formats)
+    names = "; ".join(
+        f"{name}: {formats[name].SUMMARY}" for name in best or formats
+    )
     if best:
         raise InvalidInput(
             f"'{source.title}' could be several formats, say which: {names}"

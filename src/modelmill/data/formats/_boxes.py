@@ -39,7 +39,12 @@ def clipped_box(
     _check_box(label, corners)
     width, height = size or (SIDE, SIDE)
     xmin, ymin, xmax, ymax = corners
-    clipped = (max(0.0, xmin), max(0.0, ymin), min(width, xmax), min(height, ymax))
+    clipped = (
+        max(0.0, xmin),
+        max(0.0, ymin),
+        min(width, xmax),
+        min(height, ymax),
+    )
     if not _has_area(clipped):
         where = f"outside the picture of {width:g}x{height:g} pixels"
         raise _bad_box(label, f"{where}: {_numbers(corners)}")
@@ -49,7 +54,9 @@ def clipped_box(
 def _check_box(label: str, corners: Corners) -> None:
     if not label:
         raise InvalidInput("has a box without a class")
-    if not all(math.isfinite(value) and abs(value) <= SIDE for value in corners):
+    if not all(
+        math.isfinite(value) and abs(value) <= SIDE for value in corners
+    ):
         raise _bad_box(label, "whose corners are no sensible numbers")
     if not _has_area(corners):
         raise _bad_box(label, f"without area: {_numbers(corners)}")
@@ -88,7 +95,9 @@ def main_label(boxes: Iterable[Box]) -> str:
     any.
     """
     counts = Counter(box.label for box in boxes if not box.ignored)
-    return min(counts, key=lambda label: (-counts[label], label)) if counts else ""
+    return (
+        min(counts, key=lambda label: (-counts[label], label)) if counts else ""
+    )
 
 
 def _numbers(corners: Corners) -> str:

@@ -72,9 +72,9 @@ def annotation_files(source: Source, wanted: str) -> list[str]:
 
 
 def _no_json(source: Source, wanted: str) -> InvalidInput:
-    asked = f" with '{shown(wanted, 40)}' in its name" if wanted else ""
+    named = f" with '{shown(wanted, 40)}' in its name" if wanted else ""
     return InvalidInput(
-        f"'{source.title}' has no JSON file{asked}: put instances_train.json beside the "
+        f"'{source.title}' has no JSON file{named}: put instances_train.json beside the "
         "pictures"
     )
 
@@ -98,7 +98,9 @@ def split_in(path: str) -> str | None:
     return only_split(WORD.findall(path.lower().removesuffix(".json")))
 
 
-def unique_items(file: str, items: Iterable[Item], seen: set[str]) -> Iterator[Item]:
+def unique_items(
+    file: str, items: Iterable[Item], seen: set[str]
+) -> Iterator[Item]:
     """The items of a file, those already in `seen` as problems; adds their names to it."""
     for number, item in enumerate(items):
         if item.name in seen:

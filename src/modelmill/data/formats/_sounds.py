@@ -8,7 +8,13 @@ from typing import NamedTuple
 
 from modelmill.data.base import Item, Source
 from modelmill.data.magic import extension
-from modelmill.data.names import base_of, folder_of, shown, split_of, split_of_folders
+from modelmill.data.names import (
+    base_of,
+    folder_of,
+    shown,
+    split_of,
+    split_of_folders,
+)
 from modelmill.errors import InvalidInput
 
 EXTENSIONS = frozenset(
@@ -114,7 +120,9 @@ class _Columns(NamedTuple):
 
     def recording(self, cells: Sequence[str]) -> _Recording:
         split = "" if self.split is None else cells[self.split]
-        return _Recording(cells[self.file].strip(), cells[self.label].strip(), split)
+        return _Recording(
+            cells[self.file].strip(), cells[self.label].strip(), split
+        )
 
 
 def _rows(
@@ -132,7 +140,9 @@ def _rows(
             yield rows.line_num, chosen.recording([*row, *[""] * missing])
 
 
-def _choose_columns(table: str, head: list[str], labels: Sequence[str]) -> _Columns:
+def _choose_columns(
+    table: str, head: list[str], labels: Sequence[str]
+) -> _Columns:
     """Raises `InvalidInput` for a table without a column of files or labels."""
     file, label = _first_column(head, FILES), _first_column(head, labels)
     if file is None or label is None:
@@ -157,7 +167,9 @@ def compile_pattern(expression: str, option: str = "label") -> re.Pattern[str]:
             f"the option {option} is no regular expression: {error}"
         ) from error
     if pattern.groups != 1:
-        raise InvalidInput(f"the option {option} wants one group, as in ([a-z]+)_")
+        raise InvalidInput(
+            f"the option {option} wants one group, as in ([a-z]+)_"
+        )
     return pattern
 
 
@@ -179,6 +191,8 @@ def split_by_name(name: str, options: Mapping[str, str]) -> str | None:
     base = base_of(name)
     for split in ("test", "val"):
         patterns = options.get(split, "").split(",")
-        if any(fnmatch.fnmatchcase(base, pattern.strip()) for pattern in patterns):
+        if any(
+            fnmatch.fnmatchcase(base, pattern.strip()) for pattern in patterns
+        ):
             return split
     return "train" if "test" in options else None

@@ -3,7 +3,7 @@
 import csv
 from collections.abc import Iterator, Mapping
 from itertools import chain, islice
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO, Protocol
 
 import msgspec
 
@@ -11,9 +11,6 @@ from modelmill.data.base import SPLITS, Item, Source, check_options
 from modelmill.data.formats._text import LINE, lines, split_in_name
 from modelmill.data.names import shown, split_of
 from modelmill.errors import InvalidInput
-
-if TYPE_CHECKING:
-    from _csv import Reader
 
 COLUMNS = {
     "text": "column of the text, a name or a number from 0",
@@ -124,7 +121,9 @@ def _tables_with_splits(
     return sorted(splits, key=lambda pair: (SPLITS.index(pair[1]), pair[0]))
 
 
-def plan(name: str, sample: list[list[str]], options: Mapping[str, str]) -> TableLayout:
+def plan(
+    name: str, sample: list[list[str]], options: Mapping[str, str]
+) -> TableLayout:
     """The layout of a table, from its first rows and the options; raises `InvalidInput` that names
     the columns.
     """
@@ -138,7 +137,9 @@ def plan(name: str, sample: list[list[str]], options: Mapping[str, str]) -> Tabl
         by_names = found["text"] is not None or found["label"] is not None
         header = _has_header(first[label], _cells(sample[1:], label), by_names)
     split = found["split"] if header or "split" in options else None
-    return TableLayout(text, label, split, len(first), first if header else None)
+    return TableLayout(
+        text, label, split, len(first), first if header else None
+    )
 
 
 def _text_and_label(
@@ -159,7 +160,9 @@ def _says_header(first: list[str], options: Mapping[str, str]) -> bool | None:
     """Whether the first row is a header, by the options; None where they do not tell."""
     if "header" in options:
         return options["header"].strip().lower() in ("yes", "true", "1")
-    wanted = {options[role].strip().lower() for role in WORDS if role in options}
+    wanted = {
+        options[role].strip().lower() for role in WORDS if role in options
+    }
     return None if wanted.isdisjoint(_names(first)) else True
 
 
@@ -178,7 +181,9 @@ def _find(first: list[str], role: str, wanted: str | None) -> int | None:
     """The column of a role: the one that is `wanted`, else the first with a usual name."""
     names = _names(first)
     if wanted is None:
-        return next((names.index(word) for word in WORDS[role] if word in names), None)
+        return next(
+            (names.index(word) for word in WORDS[role] if word in names), None
+        )
     name = wanted.strip().lower()
     if name in names:
         return names.index(name)
@@ -252,6 +257,17 @@ def _without_header(
     return sample[1:]
 
 
+class RowReader(Protocol):
+    """What `csv.reader` makes."""
+
+    @property
+    def line_num(self) -> int:
+        """Lines that were read until now."""
+
+    def __next__(self) -> list[str]:
+        """The next row."""
+
+
 def rows_of(file: BinaryIO, name: str, quoted: bool) -> Rows:
     """The rows that are not blank, each with the number of its first line; raises `InvalidInput`
     for a broken row.
@@ -276,14 +292,16 @@ def rows_of(file: BinaryIO, name: str, quoted: bool) -> Rows:
         start = reader.line_num + 1
 
 
-def _reader(text: Iterator[str], quoted: bool) -> "Reader":
+def _reader(text: Iterator[str], quoted: bool) -> "RowReader":
     """The rows of a table's lines, and `END` after them."""
     csv.field_size_limit(max(csv.field_size_limit(), LINE))
     first = next(text, "")
     text = chain([first], text, [END])
     if quoted:
         return csv.reader(text, delimiter=_delimiter(first))
-    return csv.reader(text, delimiter="\t", quotechar=None, quoting=csv.QUOTE_NONE)
+    return csv.reader(
+        text, delimiter="\t", quotechar=None, quoting=csv.QUOTE_NONE
+    )
 
 
 def _delimiter(line: str) -> str:
@@ -300,7 +318,9 @@ def _decoded(file: BinaryIO, name: str) -> Iterator[str]:
         yield line.decode("utf-8", "surrogateescape") + "\n"
 
 
-def _item(name: str, row: list[str], layout: TableLayout, split: str | None) -> Item:
+def _item(
+    name: str, row: list[str], layout: TableLayout, split: str | None
+) -> Item:
     row = _without_empty_end(row, layout.width)
     if len(row) != layout.width:
         problem = f"{len(row)} columns instead of {layout.width}"
@@ -327,4 +347,8 @@ def _problem(text: str, label: str, split: str) -> str:
         return "holds a NUL character"
     if not label:
         return "has no label"
-    return "" if not split or split_of(split) else f"unknown split '{shown(split, 40)}'"
+    return (
+        ""
+        if not split or split_of(split)
+        else f"unknown split '{shown(split, 40)}'"
+    )

@@ -66,7 +66,9 @@ def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
     for name in annotation_files(source, options.get("annotations", "")):
         yield from unique_items(
             name,
-            _items(source, pictures, name, read_document(source, name, Annotation)),
+            _items(
+                source, pictures, name, read_document(source, name, Annotation)
+            ),
             seen,
         )
     for name in pictures.pictures:
@@ -118,7 +120,10 @@ def _only(candidates: list[str]) -> str:
 
 
 def _items(
-    source: Source, pictures: _Pictures, json: str, document: Document[Annotation]
+    source: Source,
+    pictures: _Pictures,
+    json: str,
+    document: Document[Annotation],
 ) -> Iterator[Item]:
     names = {category.id: category.name for category in document.categories}
     objects = document.objects()

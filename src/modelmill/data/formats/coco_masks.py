@@ -32,9 +32,7 @@ from modelmill.errors import InvalidInput, MillError
 
 INPUT = "image"
 TARGET = "mask"
-SUMMARY = (
-    "COCO: instances_train.json and the like with outlines, beside folders of pictures"
-)
+SUMMARY = "COCO: instances_train.json and the like with outlines, beside folders of pictures"
 OPTIONS = {
     "annotations": "which JSON files, as a part of their names, e.g. instances; otherwise all "
     "that hold outlines"
@@ -59,7 +57,11 @@ class Outline(msgspec.Struct):
 def detect(source: Source) -> bool:
     """Whether there is JSON beside pictures, and no folder of masks."""
     pictures = any(kind_of_name(name) for name in source.names)
-    return pictures and any(map(is_json, source.names)) and not masks.detect(source)
+    return (
+        pictures
+        and any(map(is_json, source.names))
+        and not masks.detect(source)
+    )
 
 
 def labels(source: Source, options: Mapping[str, str]) -> list[str]:
@@ -95,7 +97,11 @@ def _classes(documents: list[Document[Outline]]) -> list[str]:
     names = dict.fromkeys(
         [
             BACKGROUND,
-            *(category.name for file in documents for category in file.categories),
+            *(
+                category.name
+                for file in documents
+                for category in file.categories
+            ),
         ]
     )
     if not 2 <= len(names) <= mask_values.IGNORED:
@@ -117,7 +123,9 @@ def _by_path_end(source: Source) -> dict[str, list[str]]:
     return result
 
 
-def _picture_of(by_path_end: Mapping[str, list[str]], file: str, path: str) -> str:
+def _picture_of(
+    by_path_end: Mapping[str, list[str]], file: str, path: str
+) -> str:
     """The picture that a file name stands for; raises `InvalidInput` for none or several."""
     beside, path = places_of(path, file)
     for end in (beside, path, base_of(path)):
@@ -149,7 +157,8 @@ def _items(
     classes: list[str],
 ) -> Iterator[Item]:
     number = {
-        category.id: classes.index(category.name) for category in document.categories
+        category.id: classes.index(category.name)
+        for category in document.categories
     }
     objects = document.objects()
     split = split_in(file)
@@ -166,7 +175,10 @@ def _items(
 
 
 def _content(
-    source: Source, name: str, objects: list[Outline], number: Mapping[int | str, int]
+    source: Source,
+    name: str,
+    objects: list[Outline],
+    number: Mapping[int | str, int],
 ) -> Content:
     data = source.read(name)
     size = mask_values.upright_size(data)
@@ -199,14 +211,18 @@ class _Area(NamedTuple):
     bits: np.ndarray[Any, np.dtype[np.uint8]]
 
 
-def _area_of(outline: Outline, number: Mapping[int | str, int], size: Size) -> _Area:
+def _area_of(
+    outline: Outline, number: Mapping[int | str, int], size: Size
+) -> _Area:
     if outline.category_id not in number:
         raise InvalidInput(
             f"has an outline of the category {shown(str(outline.category_id), 20)}, "
             "which is not listed"
         )
     inside = _pixels_of(_parsed(outline.segmentation), size)
-    value = mask_values.IGNORED if outline.iscrowd else number[outline.category_id]
+    value = (
+        mask_values.IGNORED if outline.iscrowd else number[outline.category_id]
+    )
     return _Area(value, int(np.count_nonzero(inside)), np.packbits(inside))
 
 
@@ -237,7 +253,8 @@ def _draw_polygon(image: Image.Image, ring: Any) -> None:
     """Raises `InvalidInput` for what is no list of corners."""
     try:
         flat = [
-            min(max(float(value), -MAX_COORDINATE), MAX_COORDINATE) for value in ring
+            min(max(float(value), -MAX_COORDINATE), MAX_COORDINATE)
+            for value in ring
         ]
         corners = list(zip(flat[::2], flat[1::2], strict=True))
         ImageDraw.Draw(image).polygon(corners, fill=1)

@@ -44,7 +44,10 @@ def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
     check_options(options, OPTIONS)
     files = _choose(source, options.get("set"))
     for split in ("train", "test"):
-        images, labels = files.get((split, "images")), files.get((split, "labels"))
+        images, labels = (
+            files.get((split, "images")),
+            files.get((split, "labels")),
+        )
         if images and labels:
             yield from _pictures(source, split, images, labels)
         elif images or labels:
@@ -90,8 +93,12 @@ def _pictures(
         rows = max(1, BATCH // (height * width))
         for start in range(0, count, rows):
             shape = (min(rows, count - start), height, width)
-            for number, (picture, digit) in enumerate(_batch(images, labels, shape)):
-                yield Item(f"{split}/{start + number}", str(digit), picture, split)
+            for number, (picture, digit) in enumerate(
+                _batch(images, labels, shape)
+            ):
+                yield Item(
+                    f"{split}/{start + number}", str(digit), picture, split
+                )
         images.check_end()
         labels.check_end()
 

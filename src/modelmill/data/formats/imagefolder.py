@@ -8,7 +8,9 @@ from modelmill.data.magic import BY_EXTENSION, NOT_PICTURES, extension
 from modelmill.errors import InvalidInput
 
 INPUT = "image"
-SUMMARY = "a folder of pictures for each class, optionally below train, val and test"
+SUMMARY = (
+    "a folder of pictures for each class, optionally below train, val and test"
+)
 OPTIONS: dict[str, str] = {}
 RANK = 1
 
@@ -23,7 +25,9 @@ def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
     check_options(options, OPTIONS)
     splits = splits_in(source.names, _may_be_picture)
     places = {name: split_and_label(name, splits) for name in source.names}
-    labels = {label for name, (_, label) in places.items() if _may_be_picture(name)}
+    labels = {
+        label for name, (_, label) in places.items() if _may_be_picture(name)
+    }
     if not any(labels):
         raise InvalidInput(
             f"'{source.title}' has no pictures in class folders: lay them out as CLASS/NAME.jpg "

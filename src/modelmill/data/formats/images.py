@@ -10,7 +10,9 @@ from modelmill.errors import InvalidInput
 
 INPUT = "image"
 TARGET = "none"
-SUMMARY = "pictures in any folders, optionally below folders named after their split"
+SUMMARY = (
+    "pictures in any folders, optionally below folders named after their split"
+)
 OPTIONS = {
     split: f"folders that are the {split} split, separated by commas"
     for split in SPLITS
@@ -45,7 +47,9 @@ def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
 
 def _folders(source: Source, options: Mapping[str, str]) -> dict[str, str]:
     """The split of each folder that stands for one, with a slash at its end."""
-    names = [name for name in source.names if extension(name) not in NOT_PICTURES]
+    names = [
+        name for name in source.names if extension(name) not in NOT_PICTURES
+    ]
     if not names:
         raise InvalidInput(f"'{source.title}' has no picture files")
     if options:
@@ -56,7 +60,8 @@ def _folders(source: Source, options: Mapping[str, str]) -> dict[str, str]:
 def _split_by_folder(name: str, folders: Mapping[str, str]) -> str | None:
     """The split of the first of these folders that a file lies in."""
     return next(
-        (split for folder, split in folders.items() if name.startswith(folder)), None
+        (split for folder, split in folders.items() if name.startswith(folder)),
+        None,
     )
 
 

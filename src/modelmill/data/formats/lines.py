@@ -30,7 +30,9 @@ def detect(source: Source) -> bool:
 def _is_flat(name: str) -> bool:
     """Whether a file is in no folder, or in that of a split."""
     folders = name.split("/")[:-1]
-    return not folders or (len(folders) == 1 and split_of(folders[0]) is not None)
+    return not folders or (
+        len(folders) == 1 and split_of(folders[0]) is not None
+    )
 
 
 def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:

@@ -68,7 +68,9 @@ class Pair(NamedTuple):
 
 def detect(source: Source) -> bool:
     """Whether there are pictures both in folders of masks and in others."""
-    kinds = {_mask_and_key(name)[0] for name in source.names if kind_of_name(name)}
+    kinds = {
+        _mask_and_key(name)[0] for name in source.names if kind_of_name(name)
+    }
     return len(kinds) == 2
 
 
@@ -83,7 +85,9 @@ def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
         if pair.problem:
             yield Item(pair.picture, "", b"", pair.split, pair.problem)
         else:
-            yield mask_values.pair(source, pair.picture, pair.mask, pair.split, classes)
+            yield mask_values.pair(
+                source, pair.picture, pair.mask, pair.split, classes
+            )
 
 
 def labels(source: Source, options: Mapping[str, str]) -> list[str]:
@@ -102,7 +106,11 @@ def _mask_names(pairs: list[Pair]) -> list[str]:
 def _pairs(source: Source) -> list[Pair]:
     """All pairs of the set in a fixed order; raises `InvalidInput` when there is none."""
     by_key = _by_key(source)
-    lists = [(split, name) for name in source.names if (split := _split_of_list(name))]
+    lists = [
+        (split, name)
+        for name in source.names
+        if (split := _split_of_list(name))
+    ]
     pairs = _by_lists(source, lists, by_key) if lists else _by_folders(by_key)
     if all(pair.problem for pair in pairs):
         raise _no_pairs(source, pairs)
@@ -110,7 +118,11 @@ def _pairs(source: Source) -> list[Pair]:
 
 
 def _no_pairs(source: Source, pairs: list[Pair]) -> InvalidInput:
-    why = f", such as {shown(pairs[0].picture)}: {pairs[0].problem}" if pairs else ""
+    why = (
+        f", such as {shown(pairs[0].picture)}: {pairs[0].problem}"
+        if pairs
+        else ""
+    )
     return InvalidInput(
         f"'{source.title}' has no pictures with masks{why}; lay them out as images/NAME.jpg "
         "and masks/NAME.png, or name the pairs in train.txt"
@@ -166,7 +178,9 @@ def _key_of(key: str, groups: Mapping[str, Group]) -> str:
 
 def _by_folders(by_key: dict[str, Group]) -> list[Pair]:
     return [
-        pair for key, group in sorted(by_key.items()) for pair in _pairs_of(key, *group)
+        pair
+        for key, group in sorted(by_key.items())
+        for pair in _pairs_of(key, *group)
     ]
 
 
@@ -247,7 +261,9 @@ class _Resolver:
         self._names = frozenset(source.names)
         self._by_key = by_key
         self._keys = {
-            name: key for key, (pictures, _) in by_key.items() for name in pictures
+            name: key
+            for key, (pictures, _) in by_key.items()
+            for name in pictures
         }
         self._keys_by_stem: dict[str, list[str]] = {}
         for key in self._keys.values():
@@ -257,7 +273,9 @@ class _Resolver:
         """The pair of a line: a picture and its mask, or one name for both."""
         pair = self._two_names(line) or self._one_name(line)
         if pair is None:
-            problem = f"'{shown(line, 100)}' names no picture and mask of the set"
+            problem = (
+                f"'{shown(line, 100)}' names no picture and mask of the set"
+            )
             return Pair("", "", None, problem)
         return pair
 

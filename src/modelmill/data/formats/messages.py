@@ -25,12 +25,16 @@ def detect(source: Source) -> bool:
     """Whether the first line of a .jsonl file has messages."""
     for name in _files(source):
         head = source.read(name, LIMIT)[:65_536].lstrip()
-        return head.startswith(b"{") and b'"messages"' in head.split(b"\n", 1)[0]
+        return (
+            head.startswith(b"{") and b'"messages"' in head.split(b"\n", 1)[0]
+        )
     return False
 
 
 def _files(source: Source) -> list[str]:
-    return [name for name in source.names if extension(name) in ("jsonl", "ndjson")]
+    return [
+        name for name in source.names if extension(name) in ("jsonl", "ndjson")
+    ]
 
 
 def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:

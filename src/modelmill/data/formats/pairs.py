@@ -106,10 +106,14 @@ def _side_and_key(name: str) -> tuple[bool, str] | None:
     return None
 
 
-def _items(source: Source, pair: PairNames, split: str | None) -> Iterator[Item]:
+def _items(
+    source: Source, pair: PairNames, split: str | None
+) -> Iterator[Item]:
     """The pair as an item, or each picture that is in no pair as a problem."""
     if pair.is_clear:
-        read = functools.partial(_content, source, pair.inputs[0], pair.targets[0])
+        read = functools.partial(
+            _content, source, pair.inputs[0], pair.targets[0]
+        )
         yield Item.later(pair.inputs[0], "", split, read)
         return
     problem = _why_unpaired(pair)
@@ -122,7 +126,9 @@ def _why_unpaired(pair: PairNames) -> str:
         missing = "target" if pair.inputs else "input"
         return f"there is no picture of the same name in {missing}/"
     names = [*pair.inputs, *pair.targets][:4]
-    return "it is not clear which belong together: " + ", ".join(map(shown, names))
+    return "it is not clear which belong together: " + ", ".join(
+        map(shown, names)
+    )
 
 
 def _content(source: Source, name: str, target_name: str) -> Content:

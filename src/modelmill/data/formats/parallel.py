@@ -24,7 +24,9 @@ OPTIONS = {
     "the second column",
     "skip": "patterns of files to leave out, separated by commas, such as *2017*",
 }
-LANGUAGE = re.compile(r"(.+)\.([a-z]{2,3}(?:[-_][A-Za-z]{2,4})?)", re.IGNORECASE)
+LANGUAGE = re.compile(
+    r"(.+)\.([a-z]{2,3}(?:[-_][A-Za-z]{2,4})?)", re.IGNORECASE
+)
 TABLES = frozenset({"tsv", "txt", "tab"})
 NOT_LANGUAGES = TABLES | {
     "csv",
@@ -113,7 +115,9 @@ def _tables(names: list[str]) -> list[str]:
     return [name for name in names if extension(name) in TABLES]
 
 
-def _language_pair(languages: list[str], options: Mapping[str, str]) -> tuple[str, str]:
+def _language_pair(
+    languages: list[str], options: Mapping[str, str]
+) -> tuple[str, str]:
     """The source and target language; raises `InvalidInput` where they are not clear."""
     for side in ("source", "target"):
         if options.get(side, languages[0]) not in languages:
@@ -147,10 +151,14 @@ def _lines(
     """The pairs of two languages, whose files are given by stem."""
     for stem in texts:
         if stem in translations:
-            yield from _file_pairs(source, stem, texts[stem], translations[stem])
+            yield from _file_pairs(
+                source, stem, texts[stem], translations[stem]
+            )
 
 
-def _file_pairs(source: Source, stem: str, name: str, other: str) -> Iterator[Item]:
+def _file_pairs(
+    source: Source, stem: str, name: str, other: str
+) -> Iterator[Item]:
     """The pairs of two files with aligned lines."""
     split = split_in_name(f"{stem}.txt")
     with unzipped(source, name) as left, unzipped(source, other) as right:
@@ -192,7 +200,9 @@ def _item(
         text, translation = _text(text_bytes), _text(translation_bytes)
     except UnicodeDecodeError as error:
         problem = f"is not UTF-8: {error.reason}"
-        return Item(name, "", text_bytes.decode("utf-8", "replace"), split, problem)
+        return Item(
+            name, "", text_bytes.decode("utf-8", "replace"), split, problem
+        )
     problem = "has no translation" if text and not translation else ""
     return Item(name, "", text, split, problem, target=(translation,))
 

@@ -24,8 +24,21 @@ OPTIONS = {
 RANK = 3
 WORDS = {
     "first": ("sentence1", "sentence_1", "text1", "text_1", "premise", "first"),
-    "second": ("sentence2", "sentence_2", "text2", "text_2", "hypothesis", "second"),
-    "score": ("score", "similarity", "similarity_score", "relatedness", "label"),
+    "second": (
+        "sentence2",
+        "sentence_2",
+        "text2",
+        "text_2",
+        "hypothesis",
+        "second",
+    ),
+    "score": (
+        "score",
+        "similarity",
+        "similarity_score",
+        "relatedness",
+        "label",
+    ),
 }
 
 
@@ -63,7 +76,9 @@ def _items(
             yield _item(f"{name}:{line}", row, columns, split)
 
 
-def _all_columns(name: str, header: list[str], options: Mapping[str, str]) -> list[int]:
+def _all_columns(
+    name: str, header: list[str], options: Mapping[str, str]
+) -> list[int]:
     """The columns of both texts and the score; raises `InvalidInput` where one is not clear."""
     columns = []
     for role, column in _columns(header, options).items():
@@ -81,7 +96,9 @@ def _tables(source: Source) -> list[str]:
     return [*with_extension(source, "csv"), *with_extension(source, "tsv")]
 
 
-def _columns(header: list[str], options: Mapping[str, str]) -> dict[str, int | None]:
+def _columns(
+    header: list[str], options: Mapping[str, str]
+) -> dict[str, int | None]:
     """The column of each role; None where there is none."""
     names = [cell.strip().lower() for cell in header]
     wanted = {
@@ -94,7 +111,9 @@ def _columns(header: list[str], options: Mapping[str, str]) -> dict[str, int | N
     }
 
 
-def _item(name: str, row: list[str], columns: list[int], split: str | None) -> Item:
+def _item(
+    name: str, row: list[str], columns: list[int], split: str | None
+) -> Item:
     if len(row) <= max(columns):
         return Item(name, "", "", split, f"has {len(row)} columns")
     first, second, score_cell = (row[column].strip() for column in columns)

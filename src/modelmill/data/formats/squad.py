@@ -33,7 +33,9 @@ def detect(source: Source) -> bool:
         if extension(name) == "json":
             with source.open(name) as file:
                 head = file.read(4096)
-            return b'"data"' in head and (b'"paragraphs"' in head or b'"title"' in head)
+            return b'"data"' in head and (
+                b'"paragraphs"' in head or b'"title"' in head
+            )
     return False
 
 
@@ -71,7 +73,9 @@ def _document(source: Source, name: str) -> Any:
     try:
         return json.loads(source.read(name, LIMIT))
     except (ValueError, RecursionError) as error:
-        raise InvalidInput(f"'{name}' is no JSON: {str(error)[:100]}") from error
+        raise InvalidInput(
+            f"'{name}' is no JSON: {str(error)[:100]}"
+        ) from error
 
 
 def _matches(name: str, patterns: str) -> bool:
@@ -82,7 +86,9 @@ def _matches(name: str, patterns: str) -> bool:
     )
 
 
-def _questions(document: Any, name: str) -> Iterator[tuple[Any, dict[str, Any]]]:
+def _questions(
+    document: Any, name: str
+) -> Iterator[tuple[Any, dict[str, Any]]]:
     try:
         for article in document["data"]:
             for paragraph in article["paragraphs"]:
@@ -94,23 +100,33 @@ def _questions(document: Any, name: str) -> Iterator[tuple[Any, dict[str, Any]]]
         ) from error
 
 
-def _item(name: str, context: Any, question: dict[str, Any], split: str | None) -> Item:
+def _item(
+    name: str, context: Any, question: dict[str, Any], split: str | None
+) -> Item:
     wording = question.get("question")
     if not isinstance(context, str) or not isinstance(wording, str):
         return Item(name, "", "", split, "has no question or no passage")
-    data = json.dumps({"question": wording, "context": context}, ensure_ascii=False)
+    data = json.dumps(
+        {"question": wording, "context": context}, ensure_ascii=False
+    )
     try:
         return Item(name, "", data, split, target=_answers(question, context))
     except InvalidInput as error:
         return Item(name, "", data, split, error.message)
 
 
-def _answers(question: dict[str, Any], context: str) -> tuple[tuple[Any, Any], ...]:
+def _answers(
+    question: dict[str, Any], context: str
+) -> tuple[tuple[Any, Any], ...]:
     """The different answers of a question, each a text and its offset; raises `InvalidInput`."""
-    truths = [] if question.get("is_impossible") else question.get("answers") or []
+    truths = (
+        [] if question.get("is_impossible") else question.get("answers") or []
+    )
     if not isinstance(truths, list):
         raise InvalidInput("has answers of no known form")
-    answers = [answer for answer in map(_answer, truths) if _is_at(answer, context)]
+    answers = [
+        answer for answer in map(_answer, truths) if _is_at(answer, context)
+    ]
     if truths and not answers:
         raise InvalidInput("has an answer that is not where it says")
     return tuple(dict.fromkeys(answers))

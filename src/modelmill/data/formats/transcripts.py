@@ -83,7 +83,9 @@ def _items(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
 def _librispeech(source: Source) -> Iterator[Item]:
     """Lines of a key and a text, beside the recordings of those keys."""
     recordings = {
-        name.rpartition(".")[0]: name for name in source.names if is_recording(name)
+        name.rpartition(".")[0]: name
+        for name in source.names
+        if is_recording(name)
     }
     for table in source.names:
         if table.endswith(TRANSCRIPTS):

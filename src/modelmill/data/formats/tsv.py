@@ -7,9 +7,7 @@ from modelmill.data.formats._table import COLUMNS, read_tables
 from modelmill.data.formats._text import with_extension
 
 INPUT = "text"
-SUMMARY = (
-    "a .tsv table with a column of texts and one of labels, such as text and label"
-)
+SUMMARY = "a .tsv table with a column of texts and one of labels, such as text and label"
 OPTIONS = COLUMNS
 RANK = 2
 
@@ -21,4 +19,6 @@ def detect(source: Source) -> bool:
 
 def read(source: Source, options: Mapping[str, str]) -> Iterator[Item]:
     """Every row of every table; raises `InvalidInput` when the columns can't be told apart."""
-    return read_tables(source, with_extension(source, "tsv"), options, quoted=False)
+    return read_tables(
+        source, with_extension(source, "tsv"), options, quoted=False
+    )

@@ -43,7 +43,9 @@ LISTS = re.compile(r"(?:.*/)?ImageSets/(?:Main/)?(?P<split>[^/]+)\.txt")
 
 def detect(source: Source) -> bool:
     """Whether there are XML files in a folder Annotations, or beside pictures of the same name."""
-    pictures = {name.rpartition(".")[0] for name in source.names if is_picture(name)}
+    pictures = {
+        name.rpartition(".")[0] for name in source.names if is_picture(name)
+    }
     return bool(pictures) and any(
         "Annotations" in name.split("/")[:-1] or name[:-4] in pictures
         for name in source.names
@@ -74,7 +76,9 @@ def _annotated(
     """An item for each XML file; a second one of a picture is a problem."""
     splits, seen = _splits(source), set[str]()
     for annotation in files.annotations:
-        item = _item(source, files, annotation, splits, use_difficult=use_difficult)
+        item = _item(
+            source, files, annotation, splits, use_difficult=use_difficult
+        )
         if item.name in seen:
             problem = f"is a second annotation of '{item.name}'"
             item = Item(annotation, "", b"", None, problem)
@@ -130,7 +134,9 @@ class _AnnotatedFiles:
         if len(candidates) > 1:
             candidates = _beside(candidates, annotation, filename)
         if len(candidates) > 1:
-            raise InvalidInput(f"has several pictures: {', '.join(candidates[:3])}")
+            raise InvalidInput(
+                f"has several pictures: {', '.join(candidates[:3])}"
+            )
         return candidates[0]
 
 
@@ -143,7 +149,9 @@ def _beside(candidates: list[str], annotation: str, filename: str) -> list[str]:
     root = folder.rpartition("Annotations")[0] or folder
     beside = [name for name in candidates if name.startswith(root)]
     exact = [name for name in beside if name.endswith(f"/{filename}")]
-    return next((names for names in (beside, exact) if len(names) == 1), candidates)
+    return next(
+        (names for names in (beside, exact) if len(names) == 1), candidates
+    )
 
 
 def _splits(source: Source) -> dict[str, str]:
@@ -263,4 +271,6 @@ def _refuse_entity(*_: Any) -> int:
     """Expat alone would expand entities, and thereby let a small file fill the memory
     (CVE-2003-1564).
     """
-    raise InvalidInput("declares entities, which are not read: save it as plain XML")
+    raise InvalidInput(
+        "declares entities, which are not read: save it as plain XML"
+    )

@@ -1,4 +1,4 @@
-"""What a kind of jobs is: how it is asked for, run and kept."""
+"""What a kind of jobs is: its request, how it runs, and what is kept of it."""
 
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
@@ -29,5 +29,5 @@ class Kind(JobKind[R], ABC):
         which `metrics` are shown first.
 
         Files go into `spec.folder`, pictures into `pictures` in it. Raises `MillError` for a
-        failure in words, and `Interrupted` once `stop.asked`, where the job can go on later.
+        failure in words, and `Interrupted` once `stop.requested`, where the job can go on later.
         """

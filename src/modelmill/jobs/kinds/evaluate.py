@@ -57,7 +57,9 @@ class Evaluate(Kind[EvaluateRequest]):
 
     def spec(self, row: "Job", draft: JobSpec, stores: JobStores) -> JobSpec:
         """With the bundle of the version."""
-        version = stores.registry.get(row.project_id, f"{row.model}:{row.version}")
+        version = stores.registry.get(
+            row.project_id, f"{row.model}:{row.version}"
+        )
         return msgspec.structs.replace(
             draft,
             bundle=str(stores.registry.folder(version)),

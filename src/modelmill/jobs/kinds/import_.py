@@ -23,13 +23,15 @@ class ImportRequest(Request, frozen=True, kw_only=True):
 
     name: Annotated[str, Meta(description="name of the data set")]
     task: Annotated[str, Meta(examples=["image-classification"])]
-    format: Annotated[str, Meta(description="empty: found by what the data are")] = ""
+    format: Annotated[
+        str, Meta(description="empty: found by what the data are")
+    ] = ""
     strict: Annotated[
         bool, Meta(description="refuse data in which the check finds anything")
     ] = False
-    options: Annotated[dict[str, str], Meta(description="options of the format")] = (
-        msgspec.field(default_factory=dict)
-    )
+    options: Annotated[
+        dict[str, str], Meta(description="options of the format")
+    ] = msgspec.field(default_factory=dict)
 
 
 class Import(Kind[ImportRequest]):
@@ -40,7 +42,9 @@ class Import(Kind[ImportRequest]):
     FILE = "a zip of the data"
     Request = ImportRequest
 
-    def check(self, request: ImportRequest, project: int, stores: JobStores) -> None:
+    def check(
+        self, request: ImportRequest, project: int, stores: JobStores
+    ) -> None:
         """Raises for a name, task, format or option that does not exist."""
         check_name("data set", request.name)
         task = usual_name(request.task)

@@ -20,11 +20,12 @@ class RegisterRequest(Request, frozen=True, kw_only=True):
     """A model to bring."""
 
     name: Annotated[str, Meta(description="model to make a version of")]
-    labels: Annotated[list[str], Meta(description="names of the classes, in order")] = (
-        msgspec.field(default_factory=list)
-    )
+    labels: Annotated[
+        list[str], Meta(description="names of the classes, in order")
+    ] = msgspec.field(default_factory=list)
     trust: Annotated[
-        bool, Meta(description="take a file that may run code, such as model.pt2")
+        bool,
+        Meta(description="take a file that may run code, such as model.pt2"),
     ] = False
 
 
@@ -36,7 +37,9 @@ class Register(Kind[RegisterRequest]):
     FILE = "a bare model.onnx or model.pt2, or a zip of a bundle"
     Request = RegisterRequest
 
-    def check(self, request: RegisterRequest, project: int, stores: JobStores) -> None:
+    def check(
+        self, request: RegisterRequest, project: int, stores: JobStores
+    ) -> None:
         """Raises for what is no name."""
         check_name("model", request.name)
 

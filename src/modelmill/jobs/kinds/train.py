@@ -36,7 +36,9 @@ class TrainRequest(Request, frozen=True, kw_only=True, rename={"base": FROM}):
     ] = ""
     base: Annotated[
         str,
-        Meta(description="NAME[:VERSION|@ALIAS] to start from; empty: from nothing"),
+        Meta(
+            description="NAME[:VERSION|@ALIAS] to start from; empty: from nothing"
+        ),
     ] = ""
     settings: Annotated[Json, Meta(description="overrides; see /recipes")] = (
         msgspec.field(default_factory=dict)
@@ -60,12 +62,16 @@ class Train(Kind[TrainRequest]):
         """Checks names, settings and data; what is left open the job chooses by the data."""
         check_name("model", request.name)
         task = usual_name(request.task)
-        base = stores.registry.get(project, request.base) if request.base else None
+        base = (
+            stores.registry.get(project, request.base) if request.base else None
+        )
         recipe = _recipe_name(request.recipe, task, base)
         settings = _valid(task, recipe, request.settings)
         dataset = stores.datasets.trainable(project, request.data, task)
         with stores.database.session() as session:
-            stores.registry.refuse_other_task(session, project, request.name, task)
+            stores.registry.refuse_other_task(
+                session, project, request.name, task
+            )
         if base:
             settings[FROM] = f"{base.model}:{base.number}"
         return Order(
@@ -85,7 +91,9 @@ class Train(Kind[TrainRequest]):
         return msgspec.structs.replace(
             draft,
             settings={
-                name: value for name, value in draft.settings.items() if name != FROM
+                name: value
+                for name, value in draft.settings.items()
+                if name != FROM
             },
             bundle=str(stores.registry.folder(version)),
             base=base,
@@ -101,7 +109,11 @@ class Train(Kind[TrainRequest]):
         """The bundle becomes the model's next version."""
         folder = stores.folder(row.id)
         version = stores.registry.add(
-            row.project_id, row.model, folder / "bundle", row.id, result["bundle"]
+            row.project_id,
+            row.model,
+            folder / "bundle",
+            row.id,
+            result["bundle"],
         )
         (folder / "checkpoint.pt").unlink(missing_ok=True)
         return version.number
@@ -113,19 +125,19 @@ def _valid(task: str, recipe: str, given: Json) -> Json:
     return {setting: every[setting] for setting in given}
 
 
-def _recipe_name(asked: str, task: str, base: "Version | None") -> str:
+def _recipe_name(wanted: str, task: str, base: "Version | None") -> str:
     """The recipe that is asked for, that of the version to start from, or the task's own; raises
     `InvalidInput`.
     """
     if base is None:
-        return asked or task_named(task).RECIPE
+        return wanted or task_named(task).RECIPE
     if WEIGHTS not in base.manifest["files"]:
         raise InvalidInput(
             f"{base.model}:{base.number} has no weights to start from: it came here as a finished "
             "network"
         )
     same = base.manifest["lineage"]["recipe"] if base.task == task else ""
-    chosen = asked or same or task_named(task).RECIPE
+    chosen = wanted or same or task_named(task).RECIPE
     if not _has_network(task, chosen):
         recipes = plugins.names(plugins.recipes_of(task))
         others = [recipe for recipe in recipes if _has_network(task, recipe)]

@@ -46,10 +46,14 @@ async def transcriptions(request: Request) -> Response:
 
 
 def _stamps_of(form: Form) -> list[str]:
-    """What times are told of: words, segments or both; raises `InvalidInput`."""
-    stamps = [value.decode("utf-8", "replace") for value in form.get(STAMPS, [])]
+    """What gets times: words, segments or both; raises `InvalidInput`."""
+    stamps = [
+        value.decode("utf-8", "replace") for value in form.get(STAMPS, [])
+    ]
     if set(stamps) - {"word", "segment"}:
-        raise InvalidInput("timestamp_granularities: choose word, segment or both")
+        raise InvalidInput(
+            "timestamp_granularities: choose word, segment or both"
+        )
     return stamps
 
 
@@ -97,13 +101,19 @@ async def _transcript(request: Request, form: Form, name: str) -> Transcript:
     if version.task != SPEECH:
         raise not_supported(version, "speech recognition")
     if _format_of(form) not in FORMATS:
-        raise InvalidInput(f"response_format: choose one of {', '.join(FORMATS)}")
+        raise InvalidInput(
+            f"response_format: choose one of {', '.join(FORMATS)}"
+        )
     request.gateway.refuse_unservable(version)
     recording = file_of(form, "file")
-    (result,) = await answers(request, [recording], {"return_timestamps": "word"})
+    (result,) = await answers(
+        request, [recording], {"return_timestamps": "word"}
+    )
     answer = msgspec.json.decode(result)
     words = answer["chunks"]
-    return Transcript(answer["text"], answer["duration"], segments_of(words), words)
+    return Transcript(
+        answer["text"], answer["duration"], segments_of(words), words
+    )
 
 
 def _format_of(form: Form) -> str:
@@ -111,7 +121,11 @@ def _format_of(form: Form) -> str:
 
 
 def _response(
-    form: Form, transcript: Transcript, task: str, language: str, stamps: list[str]
+    form: Form,
+    transcript: Transcript,
+    task: str,
+    language: str,
+    stamps: list[str],
 ) -> Response:
     """The transcript in the format that the form names."""
     kind = _format_of(form)
@@ -124,7 +138,11 @@ def _response(
         return Response(body, content_type=PLAIN)
     document: Json = {"text": transcript.text}
     if kind == "verbose_json":
-        about = {"task": task, "language": language, "duration": transcript.duration}
+        about = {
+            "task": task,
+            "language": language,
+            "duration": transcript.duration,
+        }
         document |= about
         document |= verbose(transcript.segments, transcript.words, stamps)
     return Response(msgspec.json.encode(document))
@@ -134,7 +152,9 @@ def _streamed(text: str) -> Response:
     """The events of a text, all of which is known before the first of them."""
     events = [{"type": "transcript.text.delta", "delta": text}] if text else []
     events.append({"type": "transcript.text.done", "text": text})
-    return Response(b"".join(map(event, events)), content_type="text/event-stream")
+    return Response(
+        b"".join(map(event, events)), content_type="text/event-stream"
+    )
 
 
 ROUTES = [

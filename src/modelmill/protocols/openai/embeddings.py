@@ -31,10 +31,16 @@ async def embeddings(request: Request) -> Response:
     if version.task != VECTORS:
         raise not_supported(version, "text embeddings")
     request.gateway.refuse_unservable(version)
-    given = {name: document[name] for name in PASSED if document.get(name) is not None}
+    given = {
+        name: document[name]
+        for name in PASSED
+        if document.get(name) is not None
+    }
     inputs = _inputs_of(document["input"])
     found = await answers(request, inputs, {"usage": True, **given})
-    return Response(_answer(version.deployment, list(map(msgspec.json.decode, found))))
+    return Response(
+        _answer(version.deployment, list(map(msgspec.json.decode, found)))
+    )
 
 
 def _document(body: bytes) -> Json:
@@ -45,7 +51,9 @@ def _document(body: bytes) -> Json:
         or not isinstance(document.get("model"), str)
         or "input" not in document
     ):
-        raise InvalidInput('the JSON wants the form {"model": ..., "input": ...}')
+        raise InvalidInput(
+            'the JSON wants the form {"model": ..., "input": ...}'
+        )
     return document
 
 
@@ -53,7 +61,11 @@ def _answer(deployment: str, results: Sequence[Json]) -> bytes:
     """Vectors with what they cost, in OpenAI's shape."""
     tokens = sum(result["tokens"] for result in results)
     data = [
-        {"object": "embedding", "index": index, "embedding": result["embedding"]}
+        {
+            "object": "embedding",
+            "index": index,
+            "embedding": result["embedding"],
+        }
         for index, result in enumerate(results)
     ]
     answer = {
@@ -69,7 +81,9 @@ def _inputs_of(value: Any) -> list[bytes | Sent]:
     """The inputs of a request; raises `InvalidInput`."""
     values = listed(value)
     check_count("input", values, MOST)
-    return [_input_of(one, number, len(values)) for number, one in enumerate(values)]
+    return [
+        _input_of(one, number, len(values)) for number, one in enumerate(values)
+    ]
 
 
 def _input_of(value: Any, number: int, count: int) -> bytes | Sent:

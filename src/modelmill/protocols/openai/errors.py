@@ -32,7 +32,9 @@ def error(error: MillError) -> bytes:
     document = {
         "message": error.message,
         "type": kind,
-        "param": "model" if isinstance(error, NotFound) and not unknown_path else None,
+        "param": "model"
+        if isinstance(error, NotFound) and not unknown_path
+        else None,
         "code": "unknown_url" if unknown_path else code,
     }
     return msgspec.json.encode({"error": document})

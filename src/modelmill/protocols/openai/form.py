@@ -27,7 +27,9 @@ def read_form(body: bytes, content_type: str) -> Form:
         parser.write(body)
         parser.finalize()
     except FormParserError as error:
-        raise InvalidInput(f"the form is damaged: {str(error)[:120]}") from error
+        raise InvalidInput(
+            f"the form is damaged: {str(error)[:120]}"
+        ) from error
     if not parts.ended:
         raise InvalidInput("the form ends before its last boundary")
     return parts.form
@@ -35,7 +37,9 @@ def read_form(body: bytes, content_type: str) -> Form:
 
 def _boundary_of(content_type: str) -> bytes:
     """What stands between the parts; raises `InvalidInput` where the body is no form."""
-    kind, options = parse_options_header(content_type.encode("latin-1", "replace"))
+    kind, options = parse_options_header(
+        content_type.encode("latin-1", "replace")
+    )
     if kind != b"multipart/form-data" or not options.get(b"boundary"):
         raise InvalidInput(
             "the body wants to be multipart/form-data with its boundary (curl -F NAME=@FILE)"
@@ -51,7 +55,9 @@ def field(form: Form, name: str) -> str:
     try:
         return values[0].decode("utf-8")
     except UnicodeDecodeError as error:
-        raise InvalidInput(f"'{name}' of the form is not valid UTF-8") from error
+        raise InvalidInput(
+            f"'{name}' of the form is not valid UTF-8"
+        ) from error
 
 
 class _Parts:

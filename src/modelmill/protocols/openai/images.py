@@ -24,14 +24,18 @@ async def generations(request: Request) -> Response:
     _check_format(document.get("response_format"))
     request.gateway.refuse_unservable(version)
     seed = raw_of(document.get("prompt"), version.kind, "prompt")
-    (result,) = await answers(request, [seed], {"num_images": document.get("n")})
+    (result,) = await answers(
+        request, [seed], {"num_images": document.get("n")}
+    )
     return _pictures(msgspec.json.decode(result))
 
 
 def _document(body: bytes) -> Json:
     """The body of a request; raises `InvalidInput`."""
     document = read_json(body)
-    if not isinstance(document, dict) or not isinstance(document.get("model"), str):
+    if not isinstance(document, dict) or not isinstance(
+        document.get("model"), str
+    ):
         raise InvalidInput(
             'the JSON wants the form {"model": ..., "prompt": "", "n": 1}'
         )
@@ -59,7 +63,9 @@ def _check_edit(form: Form) -> None:
     """Raises `InvalidInput` for an answer in a form that is not offered."""
     _check_format(field(form, "response_format") or None)
     if field(form, "n") not in ("", "1"):
-        raise InvalidInput("n: a picture is repaired in one way only, so n is 1")
+        raise InvalidInput(
+            "n: a picture is repaired in one way only, so n is 1"
+        )
 
 
 def _mask_of(form: Form) -> Json:
@@ -76,7 +82,9 @@ def _check_format(value: object) -> None:
 
 def _pictures(pictures: list[str]) -> Response:
     data = [{"b64_json": picture} for picture in pictures]
-    return Response(msgspec.json.encode({"created": int(time.time()), "data": data}))
+    return Response(
+        msgspec.json.encode({"created": int(time.time()), "data": data})
+    )
 
 
 ROUTES = [

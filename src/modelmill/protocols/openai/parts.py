@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from modelmill.errors import MillError
 from modelmill.protocols.base import Request
-from modelmill.protocols.openai.asked import Completion
+from modelmill.protocols.openai.completion_request import Completion
 from modelmill.protocols.openai.errors import error
 from modelmill.protocols.openai.shapes import (
     part_event,
@@ -31,7 +31,9 @@ class Arrived(NamedTuple):
 Parts = asyncio.Queue[Arrived]
 
 
-async def events(request: Request, completion: Completion) -> AsyncGenerator[bytes]:
+async def events(
+    request: Request, completion: Completion
+) -> AsyncGenerator[bytes]:
     """Server-sent events of all answers, as they are written; a failure in between is an event."""
     story = Story(completion)
     async with _parts(request, completion) as parts:
@@ -39,7 +41,7 @@ async def events(request: Request, completion: Completion) -> AsyncGenerator[byt
         while left:
             arrived = await parts.get()
             left -= not isinstance(arrived.part, StreamPart)
-            for one in story.told(arrived):
+            for one in story.events(arrived):
                 yield one
     if completion.usage:
         yield usage_event(completion, story.usages)
@@ -55,7 +57,7 @@ class Story:
         self._roles = set[int]()
         self._begun = False
 
-    def told(self, arrived: Arrived) -> list[bytes]:
+    def events(self, arrived: Arrived) -> list[bytes]:
         """The events of what has arrived; raises a failure before which nothing was sent."""
         number, part = arrived
         if part is None:
@@ -78,7 +80,9 @@ class Story:
 
 
 @asynccontextmanager
-async def _parts(request: Request, completion: Completion) -> AsyncIterator[Parts]:
+async def _parts(
+    request: Request, completion: Completion
+) -> AsyncIterator[Parts]:
     """A queue of the parts of all answers; when it is left, none goes on."""
     parts = Parts()
     tasks = [

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from modelmill.protocols.openai.asked import Completion
+from modelmill.protocols.openai.completion_request import Completion
 from modelmill.protocols.streams import event
 from modelmill.types import Json, StreamPart
 
@@ -15,7 +15,11 @@ def whole(completion: Completion, answers: Sequence[Json]) -> bytes:
     choices = [_choice(completion, *each) for each in enumerate(answers)]
     usages = {number: answer["usage"] for number, answer in enumerate(answers)}
     usage = _sum(usages, completion.each)
-    document = {**_head(completion, chunk=False), "choices": choices, "usage": usage}
+    document = {
+        **_head(completion, chunk=False),
+        "choices": choices,
+        "usage": usage,
+    }
     return msgspec.json.encode(document)
 
 
@@ -35,7 +39,9 @@ def part_event(completion: Completion, number: int, part: StreamPart) -> bytes:
 def usage_event(completion: Completion, usages: Mapping[int, Json]) -> bytes:
     """The event with the tokens of all answers, by their numbers."""
     usage = _sum(usages, completion.each)
-    return event({**_head(completion, chunk=True), "choices": [], "usage": usage})
+    return event(
+        {**_head(completion, chunk=True), "choices": [], "usage": usage}
+    )
 
 
 def usage_of(part: StreamPart) -> Json:
@@ -102,17 +108,22 @@ def _logprobs(completion: Completion, tokens: Sequence[Json]) -> Json:
 
 def _content(token: Json) -> Json:
     """A token of a chat's answer, and those that were as likely."""
-    own: dict[str, Any] = {name: token[name] for name in ("token", "logprob", "bytes")}
+    own: dict[str, Any] = {
+        name: token[name] for name in ("token", "logprob", "bytes")
+    }
     return {**own, "top_logprobs": token["top"]}
 
 
 def _sum(usages: Mapping[int, Json], each: int) -> Json:
     """The usage of all answers by their numbers; a prompt counts once, however many answer it."""
     prompts = {
-        number // each: usage["prompt_tokens"] for number, usage in usages.items()
+        number // each: usage["prompt_tokens"]
+        for number, usage in usages.items()
     }
     prompt_tokens = sum(prompts.values())
-    completion_tokens = sum(usage["completion_tokens"] for usage in usages.values())
+    completion_tokens = sum(
+        usage["completion_tokens"] for usage in usages.values()
+    )
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,

@@ -15,7 +15,10 @@ from modelmill.protocols.base import (
     read_json,
 )
 from modelmill.protocols.inputs import listed, not_supported
-from modelmill.protocols.openai.asked import Completion, completion_of
+from modelmill.protocols.openai.completion_request import (
+    Completion,
+    completion_of,
+)
 from modelmill.protocols.openai.parts import events
 from modelmill.protocols.openai.shapes import whole
 from modelmill.protocols.streams import after_first
@@ -27,11 +30,15 @@ async def completions(request: Request) -> Response | StreamingResponse:
     """Texts that go on from prompts."""
     document = await _document(request)
     prompts = listed(document.get("prompt", ""))
-    if not prompts or not all(isinstance(prompt, str | list) for prompt in prompts):
+    if not prompts or not all(
+        isinstance(prompt, str | list) for prompt in prompts
+    ):
         raise InvalidInput(
             "prompt is a text, a list of texts, token ids, or a list of these"
         )
-    return await _answer(request, document, [_prompt(prompt) for prompt in prompts])
+    return await _answer(
+        request, document, [_prompt(prompt) for prompt in prompts]
+    )
 
 
 def _prompt(prompt: str | list[Any]) -> Sent:
@@ -53,7 +60,9 @@ async def _document(request: Request) -> Json:
     document = read_json(await request.content())
     if isinstance(document, dict) and "name" in request.names:
         document["model"] = request.names["name"]
-    if not isinstance(document, dict) or not isinstance(document.get("model"), str):
+    if not isinstance(document, dict) or not isinstance(
+        document.get("model"), str
+    ):
         raise InvalidInput(
             'the JSON wants the form {"model": ..., "prompt" or "messages": ...}'
         )
@@ -61,7 +70,11 @@ async def _document(request: Request) -> Json:
 
 
 async def _answer(
-    request: Request, document: Json, prompts: Sequence[Sent], *, chat: bool = False
+    request: Request,
+    document: Json,
+    prompts: Sequence[Sent],
+    *,
+    chat: bool = False,
 ) -> Response | StreamingResponse:
     version = request.pick(document["model"])
     if not version.grows:
@@ -76,7 +89,8 @@ async def _answer(
 async def _whole(request: Request, completion: Completion) -> Response:
     """All answers at once; where one failed, nobody waits for the others."""
     tasks = [
-        asyncio.create_task(_answer_to(request, *call)) for call in completion.calls
+        asyncio.create_task(_answer_to(request, *call))
+        for call in completion.calls
     ]
     try:
         answers = await asyncio.gather(*tasks)

@@ -22,7 +22,12 @@ def segments_of(words: Sequence[Json]) -> list[Json]:
             continue
         start, end = word["timestamp"]
         segments.append(
-            {"id": len(segments), "start": start, "end": end, "text": word["text"]}
+            {
+                "id": len(segments),
+                "start": start,
+                "end": end,
+                "text": word["text"],
+            }
         )
     return segments
 
@@ -30,7 +35,9 @@ def segments_of(words: Sequence[Json]) -> list[Json]:
 def _goes_on(segment: Json, word: Json) -> bool:
     """Whether a word belongs to the segment before it."""
     start, end = word["timestamp"]
-    return bool(start - segment["end"] <= PAUSE and end - segment["start"] <= LONGEST)
+    return bool(
+        start - segment["end"] <= PAUSE and end - segment["start"] <= LONGEST
+    )
 
 
 def _extend(segment: Json, word: Json) -> None:
@@ -56,16 +63,16 @@ def _subtitles(
 def _clock(seconds: float, point: str) -> str:
     whole = round(seconds * 1000)
     minutes, left = divmod(whole, 60_000)
-    return (
-        f"{minutes // 60:02}:{minutes % 60:02}:{left // 1000:02}{point}{left % 1000:03}"
-    )
+    return f"{minutes // 60:02}:{minutes % 60:02}:{left // 1000:02}{point}{left % 1000:03}"
 
 
 def verbose(
     segments: Sequence[Json], words: Sequence[Json], wanted: Sequence[str]
 ) -> Json:
     """`segments` and `words`, as far as they are `wanted`; segments by default."""
-    document: Json = {"segments": segments} if "segment" in wanted or not wanted else {}
+    document: Json = (
+        {"segments": segments} if "segment" in wanted or not wanted else {}
+    )
     if "word" in wanted:
         document["words"] = list(map(_timed, words))
     return document

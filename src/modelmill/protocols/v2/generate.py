@@ -35,7 +35,9 @@ async def generate(request: Request) -> Response:
 async def generate_stream(request: Request) -> StreamingResponse:
     """The continuation as it is written."""
     text, parameters = await _read(request)
-    return StreamingResponse(await after_first(_events(request, text, parameters)))
+    return StreamingResponse(
+        await after_first(_events(request, text, parameters))
+    )
 
 
 async def _events(
@@ -61,7 +63,9 @@ async def _read(request: Request) -> tuple[bytes, Json]:
     """Picks the version; returns the text and its parameters. Raises `InvalidInput`."""
     version = request.pick(request.names["model"])
     if not version.grows:
-        raise InvalidInput(f"{not_supported(version, 'text generation')}; use infer")
+        raise InvalidInput(
+            f"{not_supported(version, 'text generation')}; use infer"
+        )
     request.gateway.refuse_unservable(version)
     document: Any = read_json(await request.content())
     text = document.get("text_input") if isinstance(document, dict) else None
@@ -74,7 +78,9 @@ async def _read(request: Request) -> tuple[bytes, Json]:
 
 def _parameters(document: Json) -> Json:
     """Those of a document; Triton's own clients write them as top-level fields."""
-    own = {name: value for name, value in document.items() if name not in TOP_LEVEL}
+    own = {
+        name: value for name, value in document.items() if name not in TOP_LEVEL
+    }
     parameters = {**own, **parameters_of(document)}
     parameters.pop("stream", None)
     return parameters
@@ -91,8 +97,12 @@ def _answer(version: ServedVersion, text: str) -> Json:
 ROUTES = [
     Endpoint("POST", "/v2/models/{model}/generate", generate),
     Endpoint("POST", "/v2/models/{model}/generate_stream", generate_stream),
-    Endpoint("POST", "/v2/models/{model}/versions/{version}/generate", generate),
     Endpoint(
-        "POST", "/v2/models/{model}/versions/{version}/generate_stream", generate_stream
+        "POST", "/v2/models/{model}/versions/{version}/generate", generate
+    ),
+    Endpoint(
+        "POST",
+        "/v2/models/{model}/versions/{version}/generate_stream",
+        generate_stream,
     ),
 ]

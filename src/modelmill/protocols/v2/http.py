@@ -60,7 +60,8 @@ async def model_ready(request: Request) -> Response:
         return Response(simple_error(missing), 400)
     is_ready = models.is_ready(gateway, version)
     return _json(
-        {"name": version.deployment, "ready": is_ready}, 200 if is_ready else 400
+        {"name": version.deployment, "ready": is_ready},
+        200 if is_ready else 400,
     )
 
 
@@ -97,8 +98,12 @@ async def index(request: Request) -> Response:
     """Every model and version, and its state."""
     only_ready = (await _document(request)).get("ready", False)
     if not isinstance(only_ready, bool):
-        raise InvalidInput("ready is true (only what is ready) or false (everything)")
-    return _json(models.repository_index(request.gateway, request.caller, only_ready))
+        raise InvalidInput(
+            "ready is true (only what is ready) or false (everything)"
+        )
+    return _json(
+        models.repository_index(request.gateway, request.caller, only_ready)
+    )
 
 
 async def load(request: Request) -> Response:
@@ -189,7 +194,9 @@ async def register(request: Request) -> Response:
 async def unregister(request: Request) -> Response:
     """Let go of a region, or of all of the caller's."""
     if request.gateway.shared_memory:
-        regions(request.gateway).unregister(request.caller, request.names.get("region"))
+        regions(request.gateway).unregister(
+            request.caller, request.names.get("region")
+        )
     return Response()
 
 
@@ -198,7 +205,9 @@ async def memory(request: Request) -> Response:
     if not request.gateway.shared_memory and "region" not in request.names:
         return Response(b"[]")
     return _json(
-        regions(request.gateway).status(request.caller, request.names.get("region"))
+        regions(request.gateway).status(
+            request.caller, request.names.get("region")
+        )
     )
 
 
@@ -218,7 +227,10 @@ _MODEL = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
 _SYSTEM, _DEVICE = "/v2/systemsharedmemory", "/v2/cudasharedmemory"
 
 ROUTES = [
-    *(Endpoint("POST", f"{path}/infer", infer, fast_path=fast_path) for path in _MODEL),
+    *(
+        Endpoint("POST", f"{path}/infer", infer, fast_path=fast_path)
+        for path in _MODEL
+    ),
     Endpoint("GET", "/v2/health/live", live, public=True),
     Endpoint("GET", "/v2/health/ready", ready, public=True),
     Endpoint("GET", "/v2", server),
@@ -229,7 +241,10 @@ ROUTES = [
     Endpoint("POST", "/v2/repository/index", index),
     Endpoint("POST", "/v2/repository/models/{model}/load", load),
     Endpoint("POST", "/v2/repository/models/{model}/unload", unload),
-    *(Endpoint("GET", f"{path}/trace/setting", trace) for path in ("/v2", _MODEL[0])),
+    *(
+        Endpoint("GET", f"{path}/trace/setting", trace)
+        for path in ("/v2", _MODEL[0])
+    ),
     *(
         Endpoint("POST", f"{path}/trace/setting", set_trace)
         for path in ("/v2", _MODEL[0])

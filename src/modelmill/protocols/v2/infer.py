@@ -9,7 +9,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from modelmill.errors import Expired, InvalidInput
-from modelmill.protocols.base import Begin, Finish, Request, Response, simple_error
+from modelmill.protocols.base import (
+    Begin,
+    Finish,
+    Request,
+    Response,
+    simple_error,
+)
 from modelmill.protocols.v2.json import (
     LARGE,
     InferInput,
@@ -127,14 +133,18 @@ async def infer(request: Request) -> Response:
     header = headers.get(HEADER)
     size = head_size(body, header)
     known = header is not None and size <= HEAD_LENGTH
-    plan: Plan | None = signature(version).plans.get(body[:size]) if known else None
+    plan: Plan | None = (
+        signature(version).plans.get(body[:size]) if known else None
+    )
     if plan is not None and plan.length == len(body):
         tensors = plan.cut(body)
     else:
         plan, tensors = await _understand(request, pinned, body, size)
         version = request.version  # the body may pin another
     options = plan.options
-    takes_parameters = ANSWER in plan.outputs or input_kind(version.kind).optional
+    takes_parameters = (
+        ANSWER in plan.outputs or input_kind(version.kind).optional
+    )
     try:
         answer = await request.gateway.predict(
             request.caller,
@@ -156,7 +166,9 @@ async def infer(request: Request) -> Response:
         return Response(simple_error(expired), 503)
     if answer.version:
         plan = plan.fresh()  # what it keeps of answers names the picked version
-    response = await _respond(request, answered_by(version, answer), plan, answer)
+    response = await _respond(
+        request, answered_by(version, answer), plan, answer
+    )
     if (accepted := headers.get(b"accept-encoding")) is not None:
         return await _compressed(response, accepted)
     return response
@@ -172,7 +184,12 @@ async def _unpacked(body: bytes, coding: bytes, limit: int) -> bytes:
         raise InvalidInput(str(unknown)) from unknown
 
 
-VARYING = (b"accept-encoding", b"content-encoding", b"x-request-id", b"traceparent")
+VARYING = (
+    b"accept-encoding",
+    b"content-encoding",
+    b"x-request-id",
+    b"traceparent",
+)
 """Headers of requests that never take the fast path."""
 
 
@@ -183,13 +200,17 @@ def fast_path(request: Request) -> Begin | None:
         return None
     gateway, caller = request.gateway, request.caller
     planned = _planner(gateway, caller, headers.get(HEADER))
-    return _beginner(gateway, caller, request.names["model"], request.pinned, planned)
+    return _beginner(
+        gateway, caller, request.names["model"], request.pinned, planned
+    )
 
 
 Planned = Callable[[ServedVersion, bytes], tuple[Plan, list[Tensor]] | None]
 
 
-def _planner(gateway: Gateway, caller: KeyInfo, header: bytes | None) -> Planned:
+def _planner(
+    gateway: Gateway, caller: KeyInfo, header: bytes | None
+) -> Planned:
     """What says what a body means for a version; None for one that is left to `infer`."""
 
     def planned(
@@ -203,10 +224,16 @@ def _planner(gateway: Gateway, caller: KeyInfo, header: bytes | None) -> Planned
         if len(body) > LARGE or not version.ready:
             return None
         message = decode(body, size, own)
-        options = read_options(message.parameters) if message.parameters else NO_OPTIONS
+        options = (
+            read_options(message.parameters)
+            if message.parameters
+            else NO_OPTIONS
+        )
         if options.version is not None:
             return None
-        return _plan(own, message, options, body, size, _reader(gateway, caller))
+        return _plan(
+            own, message, options, body, size, _reader(gateway, caller)
+        )
 
     return planned
 
@@ -238,7 +265,9 @@ def _beginner(
                 version, planned_call = drawn, planned(drawn, body)
                 if planned_call is None:
                     return None
-        return _begun(gateway, caller, version, *planned_call, pinned is not None, gone)
+        return _begun(
+            gateway, caller, version, *planned_call, pinned is not None, gone
+        )
 
     return begin
 
@@ -267,7 +296,9 @@ def _begun(
     def finish() -> Response:
         answer = flight.land()
         if answer.version:
-            return _respond_now(answered_by(version, answer), plan.fresh(), answer)
+            return _respond_now(
+                answered_by(version, answer), plan.fresh(), answer
+            )
         return _respond_now(version, plan, answer)
 
     return flight.future, finish
@@ -284,9 +315,13 @@ async def _understand(
     small = len(body) <= LARGE  # a large body would hold up the event loop
     own = signature(version)
     message = (
-        decode(body, size, own) if small else await in_thread(decode, body, size, own)
+        decode(body, size, own)
+        if small
+        else await in_thread(decode, body, size, own)
     )
-    options = read_options(message.parameters) if message.parameters else NO_OPTIONS
+    options = (
+        read_options(message.parameters) if message.parameters else NO_OPTIONS
+    )
     if options.version is not None and options.version != str(version.version):
         own = signature(_picked_by_body(request, pinned, options.version))
         message = await in_thread(decode, body, size, own)
@@ -302,7 +337,9 @@ def _picked_by_body(
 ) -> ServedVersion:
     """The version that a body pins; raises `InvalidInput` where the head pins another."""
     if pinned is not None:
-        raise InvalidInput(f"the request names the versions {pinned} and {version}")
+        raise InvalidInput(
+            f"the request names the versions {pinned} and {version}"
+        )
     gateway = request.gateway
     picked = gateway.pick(request.caller, request.version.deployment, version)
     gateway.refuse_unservable(picked)
@@ -321,7 +358,9 @@ def _check_memory(
             )
 
 
-def _reader(gateway: Gateway, caller: KeyInfo) -> Callable[[MemoryRange], bytes]:
+def _reader(
+    gateway: Gateway, caller: KeyInfo
+) -> Callable[[MemoryRange], bytes]:
     """Reads tensors from shared memory: no more of a request than a body may bring."""
     budget = gateway.limits.body_bytes
 
@@ -358,13 +397,18 @@ def _plan(
     if own.numberless:
         _refuse_numberless(own, wanted)
     plan = Plan(
-        message.id, options, wanted, output_names(own.version, wanted) if named else ()
+        message.id,
+        options,
+        wanted,
+        output_names(own.version, wanted) if named else (),
     )
     _remember(own, plan, message, inputs, body, size)
     return plan, tensors
 
 
-def _refuse_numberless(own: Signature, wanted: Sequence[RequestedOutput]) -> None:
+def _refuse_numberless(
+    own: Signature, wanted: Sequence[RequestedOutput]
+) -> None:
     for output in wanted:
         if output.name in own.numberless and not (
             output.binary or output.classes or output.memory
@@ -406,7 +450,9 @@ def _follows(entry: InferInput[Any]) -> bool:
     """Whether the data of an input follow the JSON."""
     where = entry.parameters
     return (
-        entry.data is None and where is not None and where.shared_memory_region is None
+        entry.data is None
+        and where is not None
+        and where.shared_memory_region is None
     )
 
 
@@ -422,9 +468,13 @@ def _cuts(
     return cuts
 
 
-def _respond_now(version: ServedVersion, plan: Plan, answer: Answer) -> Response:
+def _respond_now(
+    version: ServedVersion, plan: Plan, answer: Answer
+) -> Response:
     """The response of a request on the fast path, which is small."""
-    return _repeated(plan, answer) or _assembled(plan, *_written(version, plan, answer))
+    return _repeated(plan, answer) or _assembled(
+        plan, *_written(version, plan, answer)
+    )
 
 
 def _repeated(plan: Plan, answer: Answer) -> Response | None:
@@ -456,7 +506,9 @@ async def _respond(
 
 
 def _leave(
-    request: Request, wanted: Sequence[RequestedOutput], tensors: Sequence[Tensor]
+    request: Request,
+    wanted: Sequence[RequestedOutput],
+    tensors: Sequence[Tensor],
 ) -> None:
     """Write outputs to shared memory that are wanted there."""
     for tensor, output in zip(tensors, wanted, strict=True):
@@ -477,7 +529,11 @@ def _assembled(
     if not blobs:
         return Response(head)
     headers = ((HEADER, b"%d" % len(head)),)
-    if plan.length >= 0 and len(tensors) == 1 and tensors[0].datatype != "BYTES":
+    if (
+        plan.length >= 0
+        and len(tensors) == 1
+        and tensors[0].datatype != "BYTES"
+    ):
         plan.answer = (
             tensors[0].name,
             tensors[0].datatype,
@@ -493,7 +549,9 @@ def _written(
 ) -> tuple[list[Tensor], bytes, list[bytes]]:
     """The requested tensors, the JSON of the response, and what follows it."""
     tensors = chosen_outputs(version, answer, plan.wanted)
-    return tensors, *answer_json(signature(version), plan.id, tensors, plan.wanted)
+    return tensors, *answer_json(
+        signature(version), plan.id, tensors, plan.wanted
+    )
 
 
 async def _compressed(response: Response, accepted: bytes) -> Response:
@@ -501,5 +559,6 @@ async def _compressed(response: Response, accepted: bytes) -> Response:
     if not encoding:
         return response
     return response._replace(
-        body=body, headers=(*response.headers, (b"content-encoding", encoding.encode()))
+        body=body,
+        headers=(*response.headers, (b"content-encoding", encoding.encode())),
     )

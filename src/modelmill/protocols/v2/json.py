@@ -55,7 +55,11 @@ ELEMENTS: dict[str, type] = {
     "FP32": float,
     "FP64": float,
     "BYTES": str,
-    **{f"{sign}INT{bits}": int for sign in ("", "U") for bits in (8, 16, 32, 64)},
+    **{
+        f"{sign}INT{bits}": int
+        for sign in ("", "U")
+        for bits in (8, 16, 32, 64)
+    },
 }
 """What the elements of a datatype are in JSON."""
 
@@ -154,19 +158,25 @@ def decode(body: bytes, size: int, own: Signature) -> InferRequest[Any]:
     return _decode_carefully(head, len(body) > size)
 
 
-def _decode_carefully(head: bytes | memoryview, is_split: bool) -> InferRequest[Any]:
+def _decode_carefully(
+    head: bytes | memoryview, is_split: bool
+) -> InferRequest[Any]:
     """Lists of any nesting and datatype; says what is wrong."""
     try:
         return decoded(_careful.decode, head)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        if not isinstance(error, msgspec.ValidationError) and _is_numberless(head):
+        if not isinstance(error, msgspec.ValidationError) and _is_numberless(
+            head
+        ):
             return _decode_loosely(mended(bytes(head)))
         hint = (
             ""
             if is_split
             else "; tensors after the JSON need the header Inference-Header-Content-Length"
         )
-        raise InvalidInput(f"the request is not valid: {error}{hint}") from error
+        raise InvalidInput(
+            f"the request is not valid: {error}{hint}"
+        ) from error
     except RecursionError as error:
         raise InvalidInput("the JSON is nested too deeply") from error
 
@@ -214,7 +224,11 @@ ReadMemory = Callable[[MemoryRange], bytes]
 
 
 def raw_inputs(
-    message: InferRequest[Any], body: bytes, size: int, own: Signature, read: ReadMemory
+    message: InferRequest[Any],
+    body: bytes,
+    size: int,
+    own: Signature,
+    read: ReadMemory,
 ) -> list[RawInput]:
     """Every tensor of a request: from the JSON, from what follows it, or by `read` from shared
     memory.
@@ -227,11 +241,15 @@ def raw_inputs(
     for entry in message.inputs:
         where = entry.parameters
         if where is None or (
-            where.binary_data_size is None and where.shared_memory_region is None
+            where.binary_data_size is None
+            and where.shared_memory_region is None
         ):
             inputs.append(
                 RawInput(
-                    entry.name, entry.datatype, entry.shape, _from_json(entry, own)
+                    entry.name,
+                    entry.datatype,
+                    entry.shape,
+                    _from_json(entry, own),
                 )
             )
             continue
@@ -288,7 +306,11 @@ def _from_json(entry: InferInput[Any], own: Signature) -> bytes:
     ):
         data, actual = _in_chunks(entry, bytes(entry.data), element)
     else:
-        values = entry.data if type(entry.data) is list else _carefully(entry, element)
+        values = (
+            entry.data
+            if type(entry.data) is list
+            else _carefully(entry, element)
+        )
         data, actual = _packed(entry, values, own), len(values)
     if actual != count:
         raise InvalidInput(
@@ -375,7 +397,9 @@ def _unnested(raw: bytes) -> bytes:
     return b"[%b]" % (flat if flat.strip(b", \t\r\n") else b"")
 
 
-def _in_chunks(entry: InferInput[Any], raw: bytes, element: type) -> tuple[bytes, int]:
+def _in_chunks(
+    entry: InferInput[Any], raw: bytes, element: type
+) -> tuple[bytes, int]:
     """A long list of numbers, part by part: the data and how many there were."""
     decoder = msgspec.json.Decoder(list[element])  # type: ignore[valid-type]
     parts = []
@@ -424,9 +448,13 @@ def _requested(
         raise InvalidInput(
             f"output '{name:.80}': classification is how many classes to name, from 1"
         )
-    binary = default if parameters.binary_data is None else parameters.binary_data
+    binary = (
+        default if parameters.binary_data is None else parameters.binary_data
+    )
     memory = (
-        memory_of(parameters) if parameters.shared_memory_region is not None else None
+        memory_of(parameters)
+        if parameters.shared_memory_region is not None
+        else None
     )
     return RequestedOutput(name, binary, parameters.classification, memory)
 
@@ -450,13 +478,18 @@ def answer_json(
             entries.append(b'%b,"parameters":%b}' % (head, encode(memory)))
         elif want.binary:
             entries.append(
-                b'%b,"parameters":{"binary_data_size":%d}}' % (head, len(tensor.data))
+                b'%b,"parameters":{"binary_data_size":%d}}'
+                % (head, len(tensor.data))
             )
             blobs.append(tensor.data)
         else:
             entries.append(b'%b,"data":%b}' % (head, values_json(tensor)))
     named = b',"id":%b' % encode(id) if id else b""
-    return b'%b%b,"outputs":[%b]}' % (own.head, named, b",".join(entries)), blobs
+    return b'%b%b,"outputs":[%b]}' % (
+        own.head,
+        named,
+        b",".join(entries),
+    ), blobs
 
 
 encode = msgspec.json.Encoder().encode
@@ -486,7 +519,9 @@ def values_json(tensor: Tensor) -> bytes:
 
 def _values_in_steps(tensor: Tensor, step: int) -> bytes:
     """Many values, so many bytes of them at a time."""
-    slices = (tensor.data[at : at + step] for at in range(0, len(tensor.data), step))
+    slices = (
+        tensor.data[at : at + step] for at in range(0, len(tensor.data), step)
+    )
     parts = [
         values_json(Tensor(tensor.name, tensor.datatype, [], data))[1:-1]
         for data in slices
@@ -506,5 +541,7 @@ def _texts_json(name: str, values: list[bytes]) -> bytes:
 def _numbers_json(values: list[Any]) -> bytes:
     text = encode(values)
     return (
-        json.dumps(values, separators=(",", ":")).encode() if b"null" in text else text
+        json.dumps(values, separators=(",", ":")).encode()
+        if b"null" in text
+        else text
     )

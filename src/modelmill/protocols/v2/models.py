@@ -42,7 +42,11 @@ def server_metadata(gateway: Gateway) -> Json:
 
 def is_ready(gateway: Gateway, route: ServedVersion) -> bool:
     """Whether a request would be answered; a model that is asleep wakes for it."""
-    return route.ready and route.loaded and (route.asleep or gateway.connected(route))
+    return (
+        route.ready
+        and route.loaded
+        and (route.asleep or gateway.connected(route))
+    )
 
 
 def model_metadata(
@@ -54,7 +58,9 @@ def model_metadata(
     route = _known(gateway, caller, name, version)
     document: Json = {
         "name": route.deployment,
-        "versions": [str(one.version) for one in versions(gateway.route(caller, name))],
+        "versions": [
+            str(one.version) for one in versions(gateway.route(caller, name))
+        ],
         "platform": PLATFORMS.get(route.engine, (route.engine,))[0],
         "inputs": msgspec.to_builtins(route.inputs),
         "outputs": msgspec.to_builtins(route.outputs),
@@ -100,7 +106,9 @@ def model_config(
     """
     route = _known(gateway, caller, name, version)
     numbers = [one.version for one in versions(gateway.route(caller, name))]
-    platform, backend = PLATFORMS.get(route.engine, (route.engine, route.engine))
+    platform, backend = PLATFORMS.get(
+        route.engine, (route.engine, route.engine)
+    )
     return {
         "name": route.deployment,
         "platform": platform,
@@ -114,7 +122,9 @@ def model_config(
 
 def _tensor_configs(route: ServedVersion, most: int) -> Json:
     """Inputs and outputs, and how many rows go at a time; `most` where the model does not say."""
-    batched = all(spec.shape[:1] == [-1] for spec in [*route.inputs, *route.outputs])
+    batched = all(
+        spec.shape[:1] == [-1] for spec in [*route.inputs, *route.outputs]
+    )
     return {
         "max_batch_size": max(route.batch, most) if batched else 0,
         "input": [_tensor_config(spec, batched) for spec in route.inputs],

@@ -21,7 +21,9 @@ FIXED = ("trace_file", "trace_mode", "log_file", "log_format")
 LOG = logging.getLogger("modelmill")
 
 
-def trace_settings(gateway: Gateway, caller: KeyInfo, name: str | None = None) -> Json:
+def trace_settings(
+    gateway: Gateway, caller: KeyInfo, name: str | None = None
+) -> Json:
     """All trace settings: the server's, or a model's with the server's where it has none; raises
     `NotFound`.
     """
@@ -58,7 +60,9 @@ def _trace_value(key: str, value: Any) -> Any:
     if key not in TRACE:
         raise unknown_setting(key, TRACE)
     if key in FIXED:
-        raise InvalidInput(f"the setting {key} can't be changed through this protocol")
+        raise InvalidInput(
+            f"the setting {key} can't be changed through this protocol"
+        )
     if value is None or value == []:
         return None
     return _levels(value) if key == "trace_level" else _whole(key, value)
@@ -67,7 +71,9 @@ def _trace_value(key: str, value: Any) -> Any:
 def _levels(value: Any) -> list[str]:
     """What is traced: a level or several."""
     levels = [value] if isinstance(value, str) else value
-    if not isinstance(levels, list) or not all(level in LEVELS for level in levels):
+    if not isinstance(levels, list) or not all(
+        level in LEVELS for level in levels
+    ):
         raise InvalidInput(
             f"the setting trace_level is a list of {', '.join(LEVELS)}, not {value!r:.80}"
         )
@@ -135,13 +141,17 @@ def _check_log_setting(now: Json, key: str, value: Any) -> None:
     if key not in now:
         raise unknown_setting(key, now)
     if key in FIXED and value != now[key]:
-        raise InvalidInput(f"the setting {key} can't be changed through this protocol")
+        raise InvalidInput(
+            f"the setting {key} can't be changed through this protocol"
+        )
     if key == "log_verbose_level" and not _is_level(value):
         raise InvalidInput(
             f"the setting log_verbose_level is a whole number from 0, not {value!r:.80}"
         )
     if isinstance(now[key], bool) and not isinstance(value, bool):
-        raise InvalidInput(f"the setting {key} is true or false, not {value!r:.80}")
+        raise InvalidInput(
+            f"the setting {key} is true or false, not {value!r:.80}"
+        )
 
 
 def _is_level(value: Any) -> bool:
@@ -157,4 +167,6 @@ def _level(settings: Mapping[str, Any]) -> int:
         ("log_warning", logging.WARNING),
         ("log_error", logging.ERROR),
     )
-    return next((level for key, level in wanted if settings[key]), logging.CRITICAL)
+    return next(
+        (level for key, level in wanted if settings[key]), logging.CRITICAL
+    )

@@ -50,7 +50,9 @@ class Regions:
                 f"the region '{name}' is already registered: unregister it first"
             )
         _check_room(own, byte_size)
-        self._owned.setdefault(_owner(caller), {})[name] = _open(key, offset, byte_size)
+        self._owned.setdefault(_owner(caller), {})[name] = _open(
+            key, offset, byte_size
+        )
 
     def unregister(self, caller: KeyInfo, name: str | None = None) -> None:
         """Close a region, or all of the caller's; one that is not there is no error."""
@@ -92,7 +94,9 @@ class Regions:
             raise _shortened(name)
         _write(region.descriptor, start, data)
 
-    def check(self, caller: KeyInfo, name: str, offset: int, size: int) -> Region:
+    def check(
+        self, caller: KeyInfo, name: str, offset: int, size: int
+    ) -> Region:
         """The region, when it has `size` bytes at `offset`; raises `NotFound`, `InvalidInput`."""
         region = self._find(caller, name)
         if (
@@ -110,7 +114,9 @@ class Regions:
 
     def _find(self, caller: KeyInfo, name: str) -> Region:
         if (region := self._of(caller).get(name)) is None:
-            raise NotFound(f"no region '{name[:80]}' is registered with this key")
+            raise NotFound(
+                f"no region '{name[:80]}' is registered with this key"
+            )
         return region
 
 
@@ -188,7 +194,9 @@ def _descriptor(key: str) -> int:
         flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
         return os.open(FOLDER + key, flags)
     except FileNotFoundError as error:
-        raise NotFound(f"there is no shared memory '{key}' on this machine") from error
+        raise NotFound(
+            f"there is no shared memory '{key}' on this machine"
+        ) from error
     except OSError as error:
         raise Forbidden(
             f"the shared memory '{key}' can't be opened: {error.strerror}"

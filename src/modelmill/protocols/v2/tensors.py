@@ -107,7 +107,9 @@ class Signature:
     def __init__(self, version: ServedVersion) -> None:
         self.version = version
         self.inputs = {spec.name: Input(spec) for spec in version.inputs}
-        self.sole = next(iter(self.inputs.values())) if len(self.inputs) == 1 else None
+        self.sole = (
+            next(iter(self.inputs.values())) if len(self.inputs) == 1 else None
+        )
         self.outputs = tuple(spec.name for spec in version.outputs)
         self.names = frozenset(self.outputs)
         self.datatypes = frozenset(spec.datatype for spec in version.inputs)
@@ -120,7 +122,9 @@ class Signature:
         self.raw = frozenset(raw)
 
 
-def _raw_names(version: ServedVersion, inputs: Mapping[str, Input]) -> list[str]:
+def _raw_names(
+    version: ServedVersion, inputs: Mapping[str, Input]
+) -> list[str]:
     """The inputs that are raw task input when they come as BYTES: those that the model itself does
     not take as such.
     """
@@ -133,13 +137,18 @@ def _raw_names(version: ServedVersion, inputs: Mapping[str, Input]) -> list[str]
 
 def _numberless(outputs: Sequence[TensorSpec]) -> frozenset[str]:
     """The outputs that JSON has no form for."""
-    return frozenset(spec.name for spec in outputs if spec.datatype in ("FP16", "BF16"))
+    return frozenset(
+        spec.name for spec in outputs if spec.datatype in ("FP16", "BF16")
+    )
 
 
 def _answer_head(version: ServedVersion) -> bytes:
     """How every answer in JSON begins."""
     named = msgspec.json.encode(
-        {"model_name": version.deployment, "model_version": str(version.version)}
+        {
+            "model_name": version.deployment,
+            "model_version": str(version.version),
+        }
     )
     return named[:-1]
 
@@ -170,7 +179,9 @@ def is_task_level(version: ServedVersion, inputs: Sequence[RawInput]) -> bool:
     )
 
 
-def checked_inputs(version: ServedVersion, inputs: Sequence[RawInput]) -> list[Tensor]:
+def checked_inputs(
+    version: ServedVersion, inputs: Sequence[RawInput]
+) -> list[Tensor]:
     """Every input of the model, checked: names, datatypes, shapes, and that shape and data agree.
 
     A task-level BYTES input comes out with the shape [n]. Raises `InvalidInput` saying what would
@@ -190,13 +201,17 @@ def checked_inputs(version: ServedVersion, inputs: Sequence[RawInput]) -> list[T
     return _checked_together(inputs, own)
 
 
-def _checked_together(inputs: Sequence[RawInput], own: Signature) -> list[Tensor]:
+def _checked_together(
+    inputs: Sequence[RawInput], own: Signature
+) -> list[Tensor]:
     """Several inputs, which have to be of one batch."""
     _check_names(inputs, own)
     checked = [_fitting(tensor, own.inputs[tensor.name]) for tensor in inputs]
     batches = {tensor.shape[0] for tensor in checked if tensor.shape}
     if len(batches) > 1:
-        raise InvalidInput(f"the inputs disagree on the batch size: {sorted(batches)}")
+        raise InvalidInput(
+            f"the inputs disagree on the batch size: {sorted(batches)}"
+        )
     return checked
 
 
@@ -205,7 +220,9 @@ def _check_names(inputs: Sequence[RawInput], own: Signature) -> None:
     if len(names) == len(own.inputs) and own.inputs.keys() == set(names):
         return
     task = (
-        f", or '{own.task_input}' of the datatype BYTES alone" if own.task_input else ""
+        f", or '{own.task_input}' of the datatype BYTES alone"
+        if own.task_input
+        else ""
     )
     wanted = ", ".join(own.inputs) or "none"
     raise InvalidInput(
@@ -243,7 +260,9 @@ def _counted(tensor: RawInput, spec: Input) -> Tensor:
     return Tensor(tensor.name, tensor.datatype, shape, tensor.data)
 
 
-def expect(own: Signature, name: str, datatype: str, shape: Sequence[int]) -> int:
+def expect(
+    own: Signature, name: str, datatype: str, shape: Sequence[int]
+) -> int:
     """How many values an input of this name, datatype and shape has; raises `InvalidInput` when it
     can't be tensor.
     """
@@ -257,7 +276,9 @@ def expect(own: Signature, name: str, datatype: str, shape: Sequence[int]) -> in
     return elements(name, shape)
 
 
-def _expected(name: str, datatype: str, shape: Sequence[int], spec: Input) -> int:
+def _expected(
+    name: str, datatype: str, shape: Sequence[int], spec: Input
+) -> int:
     if datatype != spec.datatype:
         raise InvalidInput(
             f"input '{name}' wants the datatype {spec.datatype}, given: {datatype[:20]!r}"
@@ -328,7 +349,9 @@ def checked_outputs(
     if not requested:
         return [RequestedOutput(name, binary) for name in own.outputs]
     for output in requested:
-        if output.name not in own.names and not (task_level and output.name == ANSWER):
+        if output.name not in own.names and not (
+            task_level and output.name == ANSWER
+        ):
             raise _unknown_output(own, output.name, task_level)
     if len({output.name for output in requested}) != len(requested):
         names = ", ".join(output.name for output in requested)
@@ -336,7 +359,9 @@ def checked_outputs(
     return requested
 
 
-def _unknown_output(own: Signature, name: str, task_level: bool) -> InvalidInput:
+def _unknown_output(
+    own: Signature, name: str, task_level: bool
+) -> InvalidInput:
     known = ", ".join([*own.outputs, ANSWER] if task_level else own.outputs)
     return InvalidInput(f"the model has the outputs {known}, not '{name[:80]}'")
 
@@ -364,7 +389,9 @@ def chosen_outputs(
     for output in requested:
         tensor = by_name.get(output.name)
         if tensor is None:
-            raise ModelFailed(f"the model did not answer the output '{output.name}'")
+            raise ModelFailed(
+                f"the model did not answer the output '{output.name}'"
+            )
         chosen.append(
             classification(tensor, output.classes, version.labels)
             if output.classes
@@ -381,15 +408,23 @@ def read_options(parameters: Mapping[str, Any]) -> Options:
     if parameters.keys() <= RESERVED_ONLY:
         return NO_OPTIONS
     priority = _whole(
-        parameters, "priority", "0 (the default) or a level from 1, the most urgent"
+        parameters,
+        "priority",
+        "0 (the default) or a level from 1, the most urgent",
     )
     microseconds = _whole(
         parameters,
         "timeout",
         "microseconds that the request may wait, from 0 (no limit)",
     )
-    task = {name: value for name, value in parameters.items() if name not in RESERVED}
-    return Options(priority, microseconds / 1e6 or None, _version_of(parameters), task)
+    task = {
+        name: value
+        for name, value in parameters.items()
+        if name not in RESERVED
+    }
+    return Options(
+        priority, microseconds / 1e6 or None, _version_of(parameters), task
+    )
 
 
 def _version_of(parameters: Mapping[str, Any]) -> str | None:
@@ -406,7 +441,9 @@ def _version_of(parameters: Mapping[str, Any]) -> str | None:
 def _whole(parameters: Mapping[str, Any], name: str, meaning: str) -> int:
     value = parameters.get(name, 0)
     if type(value) is not int or not 0 <= value < 1 << 64:
-        raise InvalidInput(f"the parameter {name} is {meaning}, not {value!r:.40}")
+        raise InvalidInput(
+            f"the parameter {name} is {meaning}, not {value!r:.40}"
+        )
     return value
 
 

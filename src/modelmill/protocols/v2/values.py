@@ -101,7 +101,10 @@ def packed(name: str, datatype: str, values: Sequence[Any]) -> bytes:
     """
     if datatype == "BYTES":
         return pack_bytes(
-            [value.encode() if isinstance(value, str) else value for value in values]
+            [
+                value.encode() if isinstance(value, str) else value
+                for value in values
+            ]
         )
     if datatype == "BOOL":
         return bytes(values)
@@ -117,7 +120,9 @@ def packed(name: str, datatype: str, values: Sequence[Any]) -> bytes:
 
 def _not_packed(name: str, datatype: str, error: Exception) -> InvalidInput:
     if isinstance(error, OverflowError):
-        return InvalidInput(f"input '{name}': a number is too large for {datatype}")
+        return InvalidInput(
+            f"input '{name}': a number is too large for {datatype}"
+        )
     return InvalidInput(
         f"input '{name}': data does not hold values of {datatype}: {error}"
     )
@@ -151,11 +156,15 @@ def classification(tensor: Tensor, count: int, labels: Sequence[str]) -> Tensor:
     scores = numbers_of(tensor).reshape(rows, math.prod(tensor.shape[1:]))
     best = _best(scores, count)
     texts = _named(scores, best, labels)
-    return Tensor(tensor.name, "BYTES", [rows, best.shape[1]], pack_bytes(texts))
+    return Tensor(
+        tensor.name, "BYTES", [rows, best.shape[1]], pack_bytes(texts)
+    )
 
 
 def _named(
-    scores: "np.ndarray[Any, Any]", best: "np.ndarray[Any, Any]", labels: Sequence[str]
+    scores: "np.ndarray[Any, Any]",
+    best: "np.ndarray[Any, Any]",
+    labels: Sequence[str],
 ) -> list[bytes]:
     """The best of each row as texts; with labels where there is one for each class."""
     named = [f":{label}" for label in labels]
@@ -170,7 +179,9 @@ def _named(
 
 def _best(scores: "np.ndarray[Any, Any]", count: int) -> "np.ndarray[Any, Any]":
     """The indices of the best scores of each row, at most `count`; NaN comes last."""
-    order = np.argsort(-np.nan_to_num(scores, nan=-np.inf), axis=1, kind="stable")
+    order = np.argsort(
+        -np.nan_to_num(scores, nan=-np.inf), axis=1, kind="stable"
+    )
     return order[:, :count]
 
 

@@ -32,7 +32,9 @@ class Preprocessing(audio_decoder.Preprocessing, frozen=True, kw_only=True):
     ] = 0.0
     max_seconds: Annotated[
         float,
-        msgspec.Meta(gt=0, le=60, description="most of them when taken from the data"),
+        msgspec.Meta(
+            gt=0, le=60, description="most of them when taken from the data"
+        ),
     ] = 10.0
 
     @property
@@ -44,7 +46,9 @@ class Preprocessing(audio_decoder.Preprocessing, frozen=True, kw_only=True):
 class AudioClassification(Classifier, AudioTask):
     """Labels with scores for a recording."""
 
-    SUMMARY = "say what is heard in a recording, such as a word or a kind of noise"
+    SUMMARY = (
+        "say what is heard in a recording, such as a word or a kind of noise"
+    )
     RECIPE = "cnn"
     SAMPLES = 500
     PREPROCESSING = Preprocessing
@@ -56,7 +60,9 @@ class AudioClassification(Classifier, AudioTask):
         recordings = [audio_decoder.read(sample) for sample in samples]
         seconds = preprocessing.seconds
         if not seconds:
-            usual = float(np.percentile([one.seconds for one in recordings], LONGEST))
+            usual = float(
+                np.percentile([one.seconds for one in recordings], LONGEST)
+            )
             seconds = min(preprocessing.max_seconds, max(0.1, round(usual, 2)))
         return msgspec.structs.replace(
             preprocessing,
@@ -68,22 +74,26 @@ class AudioClassification(Classifier, AudioTask):
         """`audio`: samples -1..1 [-1, length]."""
         return [
             TensorSpec(
-                name="audio", datatype="FP32", shape=[-1, context.preprocessing.length]
+                name="audio",
+                datatype="FP32",
+                shape=[-1, context.preprocessing.length],
             )
         ]
 
-    def decode(self, data: Raw, context: Context, parameters: Any = None) -> Arrays:
+    def decode(
+        self, data: Raw, context: Context, parameters: Any = None
+    ) -> Arrays:
         """`audio`: the middle of the recording, silence on both sides where it is shorter; raises
         `InvalidInput`.
         """
         how = context.preprocessing
-        heard = audio_decoder.at_rate(audio_decoder.read(data), how.rate)
-        spare = len(heard) - how.length
+        samples = audio_decoder.at_rate(audio_decoder.read(data), how.rate)
+        spare = len(samples) - how.length
         if spare > 0:
-            heard = heard[spare // 2 : spare // 2 + how.length]
+            samples = samples[spare // 2 : spare // 2 + how.length]
         elif spare < 0:
-            heard = np.pad(heard, (-spare // 2, -spare - -spare // 2))
-        return {"audio": np.ascontiguousarray(heard, np.float32)}
+            samples = np.pad(samples, (-spare // 2, -spare - -spare // 2))
+        return {"audio": np.ascontiguousarray(samples, np.float32)}
 
 
 TASK = AudioClassification()

@@ -5,7 +5,12 @@ from torch import Tensor
 
 from modelmill.tasks.audio_classification.recipes.cnn import Changes
 from modelmill.tasks.base import Signature
-from modelmill.tasks.networks.classifier_training import SCORE, deployed, loss, validate
+from modelmill.tasks.networks.classifier_training import (
+    SCORE,
+    deployed,
+    loss,
+    validate,
+)
 
 __all__ = ["SCORE", "change", "deployed", "loss", "validate"]
 Batch = dict[str, Tensor]

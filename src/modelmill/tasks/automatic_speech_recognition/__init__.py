@@ -14,7 +14,10 @@ from modelmill.tasks.automatic_speech_recognition.decoding import (
     greedy,
     words,
 )
-from modelmill.tasks.automatic_speech_recognition.measures import error_rate, sheet
+from modelmill.tasks.automatic_speech_recognition.measures import (
+    error_rate,
+    sheet,
+)
 from modelmill.tasks.base import (
     NOTE,
     Arrays,
@@ -41,7 +44,7 @@ Array = np.ndarray[Any, Any]
 
 
 class Preprocessing(audio_decoder.Preprocessing, frozen=True, kw_only=True):
-    """How a recording becomes samples, and how many of them are heard at once; travels in the
+    """How a recording becomes samples, and how many of them are transcribed at once; travels in the
     manifest.
     """
 
@@ -55,18 +58,23 @@ class Preprocessing(audio_decoder.Preprocessing, frozen=True, kw_only=True):
     ] = 0.0
     max_seconds: Annotated[
         float,
-        msgspec.Meta(gt=0, le=120, description="most of them when taken from the data"),
+        msgspec.Meta(
+            gt=0, le=120, description="most of them when taken from the data"
+        ),
     ] = 20.0
     window: Annotated[
         float,
         msgspec.Meta(
             ge=2,
             le=120,
-            description="seconds in which a longer recording is heard, one after another",
+            description="seconds of the windows in which a longer recording is transcribed",
         ),
     ] = 20.0
     overlap: Annotated[
-        float, msgspec.Meta(ge=0, le=10, description="seconds that two of these share")
+        float,
+        msgspec.Meta(
+            ge=0, le=10, description="seconds that two of these share"
+        ),
     ] = 1.0
     hop: Annotated[
         float,
@@ -141,7 +149,9 @@ class SpeechRecognition(AudioTask):
         )
         _check_some_fit(lengths, seconds)
         rate = audio_decoder.rate_of(recordings, preprocessing)
-        return msgspec.structs.replace(preprocessing, rate=rate, seconds=seconds)
+        return msgspec.structs.replace(
+            preprocessing, rate=rate, seconds=seconds
+        )
 
     def inputs(self, context: Context) -> list[TensorSpec]:
         """`audio`: samples -1..1 [-1, any length]."""
@@ -154,12 +164,14 @@ class SpeechRecognition(AudioTask):
         shape = [-1, -1, len(context.labels) + 1]
         return [TensorSpec(name=SCORES, datatype="FP32", shape=shape)]
 
-    def decode(self, data: Raw, context: Context, parameters: Any = None) -> Arrays:
+    def decode(
+        self, data: Raw, context: Context, parameters: Any = None
+    ) -> Arrays:
         """`audio`: the samples at the model's rate; raises `InvalidInput`, `TooLarge`."""
         recording = audio_decoder.read(data)
-        heard = audio_decoder.at_rate(recording, context.preprocessing.rate)
+        samples = audio_decoder.at_rate(recording, context.preprocessing.rate)
         return {
-            "audio": np.ascontiguousarray(heard),
+            "audio": np.ascontiguousarray(samples),
             SECONDS: np.asarray(recording.seconds, np.float32),
         }
 
@@ -178,20 +190,24 @@ class SpeechRecognition(AudioTask):
             return {SCORES: runs[""]({"audio": audio})[SCORES]}
         return {SCORES: _scores_of_windows(runs[""], audio, how)}
 
-    def encode(self, arrays: Arrays, context: Context, parameters: Parameters) -> Json:
+    def encode(
+        self, arrays: Arrays, context: Context, parameters: Parameters
+    ) -> Json:
         """`{"text"}`, with `return_timestamps` also `chunks` and `duration`; `num_beams` looks
         further.
 
         Raises `InvalidInput`.
         """
         scores, hop = arrays[SCORES], context.preprocessing.hop
-        heard = _heard(scores, context.labels, parameters.num_beams)
-        text = "".join(one.text for one in heard).strip()
+        characters = _characters(scores, context.labels, parameters.num_beams)
+        text = "".join(one.text for one in characters).strip()
         stamps = parameters.return_timestamps
         if not stamps:
             return {"text": text}
-        seconds = float(arrays[SECONDS]) if SECONDS in arrays else len(scores) * hop
-        chunks = _chunks(heard, hop, seconds, stamps)
+        seconds = (
+            float(arrays[SECONDS]) if SECONDS in arrays else len(scores) * hop
+        )
+        chunks = _chunks(characters, hop, seconds, stamps)
         return {"text": text, "chunks": chunks, "duration": round(seconds, 3)}
 
     def sample(self, item: Item, context: Context) -> tuple[Arrays, Arrays]:
@@ -201,16 +217,16 @@ class SpeechRecognition(AudioTask):
         A recording that is longer than those trained on teaches nothing: its text counts as empty.
         """
         how = context.preprocessing
-        heard = self.decode(item.data, context)["audio"]
+        samples = self.decode(item.data, context)["audio"]
         said = _numbers(str(item.target), context.labels)
         room = -(-how.length // how.step)
-        known = len(heard) <= how.length and len(said) <= room
+        known = len(samples) <= how.length and len(said) <= room
         targets = {
-            "length": np.asarray(min(len(heard), how.length), np.int64),
+            "length": np.asarray(min(len(samples), how.length), np.int64),
             "text": padded(said, room, np.int64),
             "count": np.asarray(len(said) if known else 0, np.int64),
         }
-        return {"audio": padded(heard, how.length, np.float32)}, targets
+        return {"audio": padded(samples, how.length, np.float32)}, targets
 
     def expected(self, item: Item) -> str:
         """What is said."""
@@ -243,11 +259,15 @@ def _scores_of_windows(run: Run, audio: Array, how: Preprocessing) -> Array:
         samples = slice(start * how.step, (start + how.places_heard) * how.step)
         scores = run({"audio": np.ascontiguousarray(audio[:, samples])})[SCORES]
         last = start + stride >= end
-        parts.append(scores[:, half if start else 0 : None if last else half + stride])
+        parts.append(
+            scores[:, half if start else 0 : None if last else half + stride]
+        )
     return np.concatenate(parts, axis=1)
 
 
-def _heard(scores: Array, labels: Sequence[str], beams: int | None) -> list[TimedText]:
+def _characters(
+    scores: Array, labels: Sequence[str], beams: int | None
+) -> list[TimedText]:
     """The characters of a recording; raises `InvalidInput` for more beams than its length
     allows.
     """
@@ -269,17 +289,20 @@ def _numbers(text: str, labels: Sequence[str]) -> list[int]:
 
 
 def _chunks(
-    heard: Sequence[TimedText], hop: float, seconds: float, stamps: Any
+    characters: Sequence[TimedText], hop: float, seconds: float, stamps: Any
 ) -> list[Json]:
     """Words (or characters) and when they are said, in seconds."""
     parts = (
-        [one for one in heard if one.text.strip()] if stamps == "char" else words(heard)
+        [one for one in characters if one.text.strip()]
+        if stamps == "char"
+        else words(characters)
     )
     return [
         {
             "text": one.text,
             "timestamp": [
-                round(min(place * hop, seconds), 2) for place in (one.start, one.end)
+                round(min(place * hop, seconds), 2)
+                for place in (one.start, one.end)
             ],
         }
         for one in parts
@@ -302,7 +325,9 @@ def metrics(measured: Measured) -> Evaluation:
     rates = [error_rate([one], [other]) for one, other in pairs]
     worst = sorted(range(len(said)), key=lambda row: -rates[row])[:SHOWN]
     rows = [(*pairs[row], rates[row]) for row in worst]
-    return Evaluation(metrics=metrics, pictures={"transcripts.png": sheet(rows)})
+    return Evaluation(
+        metrics=metrics, pictures={"transcripts.png": sheet(rows)}
+    )
 
 
 def _words(texts: Sequence[str]) -> list[list[str]]:

@@ -80,9 +80,19 @@ def _extended(
                 _add(next_beams, text, 0, total + value)
             elif number == prefixes.last(text):
                 _add(next_beams, text, 1, ending + value)
-                _add(next_beams, prefixes.extended(text, number), 1, blank + value)
+                _add(
+                    next_beams,
+                    prefixes.extended(text, number),
+                    1,
+                    blank + value,
+                )
             else:
-                _add(next_beams, prefixes.extended(text, number), 1, total + value)
+                _add(
+                    next_beams,
+                    prefixes.extended(text, number),
+                    1,
+                    total + value,
+                )
     return next_beams
 
 
@@ -118,19 +128,26 @@ class Prefixes:
             return len(self._parent) - 1
         return text
 
-    def characters(self, text: int, labels: Sequence[str], end: int) -> list[TimedText]:
+    def characters(
+        self, text: int, labels: Sequence[str], end: int
+    ) -> list[TimedText]:
         """The characters of a prefix, each up to the start of the next."""
         result = []
         while text:
             result.append(
-                TimedText(labels[self._character[text] - 1], self._position[text], end)
+                TimedText(
+                    labels[self._character[text] - 1], self._position[text], end
+                )
             )
             text, end = self._parent[text], self._position[text]
         return result[::-1]
 
 
 def _add(
-    next_beams: dict[PrefixKey, list[float]], key: PrefixKey, kind: int, value: float
+    next_beams: dict[PrefixKey, list[float]],
+    key: PrefixKey,
+    kind: int,
+    value: float,
 ) -> None:
     """Add the probability of one alignment of a prefix that ends in a blank (0) or in its last
     character (1).
@@ -142,7 +159,9 @@ def _add(
 def _log_add(a: float, b: float) -> float:
     """log(exp(a) + exp(b))."""
     more, less = max(a, b), min(a, b)
-    return more if less == -math.inf else more + math.log1p(math.exp(less - more))
+    return (
+        more if less == -math.inf else more + math.log1p(math.exp(less - more))
+    )
 
 
 def words(characters: Sequence[TimedText]) -> list[TimedText]:

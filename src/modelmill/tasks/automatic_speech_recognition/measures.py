@@ -12,7 +12,8 @@ def error_rate(
     texts together.
     """
     wrong = sum(
-        distance(truth, answer) for truth, answer in zip(truths, answers, strict=True)
+        distance(truth, answer)
+        for truth, answer in zip(truths, answers, strict=True)
     )
     return wrong / max(1, sum(map(len, truths)))
 
@@ -30,7 +31,8 @@ def sheet(rows: Sequence[tuple[str, str, float]]) -> bytes:
     axes = figure.subplots()
     axes.set_axis_off()
     axes.set_title(
-        "the worst first: said, and heard (character error rate)", fontsize=10
+        "the worst first: reference, and transcript (character error rate)",
+        fontsize=10,
     )
     for number, row in enumerate(rows):
         y = 1 - (number + 0.5) / len(rows)

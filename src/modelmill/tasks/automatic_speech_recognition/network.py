@@ -19,9 +19,13 @@ class Ctc(nn.Module):
         super().__init__()
         preprocessing = signature.preprocessing
         self.step = preprocessing.step
-        self.mel = LogMel(preprocessing.rate, settings.mels, hop=preprocessing.hop / 2)
+        self.mel = LogMel(
+            preprocessing.rate, settings.mels, hop=preprocessing.hop / 2
+        )
         self.hide = SpecAugment(settings.hidden_bands, settings.hidden_frames)
-        self.body = _convolutions(settings.mels, settings.channels, settings.dropout)
+        self.body = _convolutions(
+            settings.mels, settings.channels, settings.dropout
+        )
         self.recurrent = _recurrent(settings)
         self.last = nn.Linear(2 * settings.hidden, signature.classes + 1)
 
@@ -87,7 +91,9 @@ def over_lengths(gru: nn.GRU, x: Tensor, lengths: Tensor) -> Tensor:
 
 def _reversed_positions(lengths: Tensor, most: int) -> Tensor:
     """Positions [N, T] that turn each row around within its length."""
-    position = torch.arange(most, device=lengths.device).expand(len(lengths), most)
+    position = torch.arange(most, device=lengths.device).expand(
+        len(lengths), most
+    )
     last = lengths.unsqueeze(1) - 1
     return torch.where(position <= last, last - position, position)
 
@@ -100,4 +106,6 @@ def _one_direction(gru: nn.GRU, x: Tensor, suffix: str) -> Tensor:
     names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
     weights = [getattr(gru, f"{name}_{suffix}") for name in names]
     start = x.new_zeros(1, x.shape[0], gru.hidden_size)
-    return torch.gru(x, start, weights, True, 1, 0.0, gru.training, False, True)[0]
+    return torch.gru(
+        x, start, weights, True, 1, 0.0, gru.training, False, True
+    )[0]

@@ -28,7 +28,9 @@ def _loss(scores: Tensor, positions: Tensor, batch: Batch) -> Tensor:
         reduction="none",
         zero_infinity=True,
     )
-    return (losses * (batch["count"] > 0)).sum() / batch["count"].sum().clamp(min=1)
+    return (losses * (batch["count"] > 0)).sum() / batch["count"].sum().clamp(
+        min=1
+    )
 
 
 def validate(
@@ -49,14 +51,17 @@ def validate(
         if size
     )
     share = 1 - errors / max(1, int(batch["count"].sum()))
-    return {"loss": _loss(scores, positions, batch), "right": torch.tensor(share)}
+    return {
+        "loss": _loss(scores, positions, batch),
+        "right": torch.tensor(share),
+    }
 
 
 def _errors(scores: Tensor, text: list[int]) -> int:
-    """The edit distance of what is heard in a recording to its text, in characters."""
+    """The edit distance of a transcript to its reference, in characters."""
     labels = [chr(number) for number in range(1, scores.shape[1])]
-    heard = "".join(one.text for one in greedy(scores.numpy(), labels))
-    return distance([chr(number) for number in text], heard)
+    transcript = "".join(one.text for one in greedy(scores.numpy(), labels))
+    return distance([chr(number) for number in text], transcript)
 
 
 def deployed(network: nn.Module, signature: Signature) -> nn.Module:

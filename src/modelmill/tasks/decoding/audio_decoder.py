@@ -13,7 +13,18 @@ from modelmill.tasks.base import Raw
 from modelmill.types import Struct
 
 Samples = np.ndarray[Any, np.dtype[np.float32]]
-FORMATS = ("WAV", "WAVEX", "FLAC", "OGG", "MP3", "AIFF", "AU", "CAF", "W64", "RF64")
+FORMATS = (
+    "WAV",
+    "WAVEX",
+    "FLAC",
+    "OGG",
+    "MP3",
+    "AIFF",
+    "AU",
+    "CAF",
+    "W64",
+    "RF64",
+)
 MAX_SECONDS, MAX_CHANNELS = 3600, 32
 MAX_SAMPLES = 200_000_000
 """Most samples of all channels together."""
@@ -28,7 +39,9 @@ class Preprocessing(Struct, frozen=True, kw_only=True):
 
     rate: Annotated[
         int,
-        msgspec.Meta(ge=0, le=48_000, description="samples a second; 0: from the data"),
+        msgspec.Meta(
+            ge=0, le=48_000, description="samples a second; 0: from the data"
+        ),
     ] = 0
     max_rate: Annotated[
         int,
@@ -139,7 +152,8 @@ def fingerprint(data: Raw) -> str:
 def rate_of(recordings: Sequence[Recording], options: Preprocessing) -> int:
     """The sampling rate of a model for these recordings: their median rate, up to `max_rate`."""
     return options.rate or min(
-        options.max_rate, int(np.median([recording.rate for recording in recordings]))
+        options.max_rate,
+        int(np.median([recording.rate for recording in recordings])),
     )
 
 

@@ -95,13 +95,17 @@ class Preprocessing(Struct, frozen=True, kw_only=True):
     ] = "stretch"
     denoise: Annotated[
         Literal[0, 3, 5],
-        msgspec.Meta(description="side of the median filter in pixels; 0: none"),
+        msgspec.Meta(
+            description="side of the median filter in pixels; 0: none"
+        ),
     ] = 0
     mean: Annotated[
-        tuple[float, ...], msgspec.Meta(description="per channel, 0..1; from the data")
+        tuple[float, ...],
+        msgspec.Meta(description="per channel, 0..1; from the data"),
     ] = ()
     std: Annotated[
-        tuple[float, ...], msgspec.Meta(description="per channel, 0..1; from the data")
+        tuple[float, ...],
+        msgspec.Meta(description="per channel, 0..1; from the data"),
     ] = ()
     dct_scaling: Annotated[bool, msgspec.Meta(extra={"derived": True})] = False
     """Whether JPEGs are decoded at a reduced size; a model keeps the choice of its training."""
@@ -137,7 +141,9 @@ def size_of(data: Raw) -> tuple[int, int]:
         return _upright(image.height, image.width, _orientation(image))
 
 
-def _read(data: Raw, options: Preprocessing | None) -> tuple[Pixels, tuple[int, int]]:
+def _read(
+    data: Raw, options: Preprocessing | None
+) -> tuple[Pixels, tuple[int, int]]:
     """The whole picture, or as few of its pixels as `options` needs; and its true height and
     width.
     """
@@ -152,7 +158,10 @@ def _read(data: Raw, options: Preprocessing | None) -> tuple[Pixels, tuple[int, 
 
 
 def _decoded(
-    data: Any, image: Image.Image, orientation: int, options: Preprocessing | None
+    data: Any,
+    image: Image.Image,
+    orientation: int,
+    options: Preprocessing | None,
 ) -> Pixels:
     """The pixels of an opened picture, as they are stored."""
     if image.format == "JPEG" and image.mode in ("L", "RGB"):
@@ -183,7 +192,9 @@ def read_opacity(data: bytes) -> Pixels | None:
         if "A" not in image.getbands() and "transparency" not in image.info:
             return None
         orientation = _orientation(image)
-        return _oriented(np.asarray(image.convert("RGBA").getchannel("A")), orientation)
+        return _oriented(
+            np.asarray(image.convert("RGBA").getchannel("A")), orientation
+        )
 
 
 @contextmanager
@@ -211,15 +222,21 @@ def _opened(data: Any) -> Iterator[Image.Image]:
 def _check_size(image: Image.Image) -> None:
     pixels = image.width * image.height
     if pixels > MAX_PIXELS:
-        raise TooLarge(f"the picture has {pixels:,} pixels; at most {MAX_PIXELS:,}")
+        raise TooLarge(
+            f"the picture has {pixels:,} pixels; at most {MAX_PIXELS:,}"
+        )
 
 
 def _error_of(error: Exception) -> MillError:
-    """What a caller is told of a decoder's error."""
-    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+    """A decoder's error, as the caller reads it."""
+    if isinstance(
+        error, Image.DecompressionBombError | Image.DecompressionBombWarning
+    ):
         return TooLarge(f"the picture claims more than {MAX_PIXELS:,} pixels")
     if isinstance(error, UnidentifiedImageError):
-        return InvalidInput(f"not a readable picture: send one of {', '.join(FORMATS)}")
+        return InvalidInput(
+            f"not a readable picture: send one of {', '.join(FORMATS)}"
+        )
     reason = str(error)[:120] or type(error).__name__
     return InvalidInput(f"the picture is damaged: {reason}")
 
@@ -228,7 +245,9 @@ def _upright(height: int, width: int, orientation: int) -> tuple[int, int]:
     return (width, height) if orientation in ROTATED else (height, width)
 
 
-def _reduction(image: Image.Image, orientation: int, options: Preprocessing) -> int:
+def _reduction(
+    image: Image.Image, orientation: int, options: Preprocessing
+) -> int:
     """The reduction at which a JPEG may be decoded: 1, 2, 4 or 8."""
     # The median filter is meant for pixels at their original size.
     if not options.dct_scaling or options.denoise:
@@ -237,18 +256,27 @@ def _reduction(image: Image.Image, orientation: int, options: Preprocessing) -> 
     shares = options.height / height, options.width / width
     share = min(shares) if options.fit == "pad" else max(shares)
     return next(
-        (factor for factor, margin in MARGINS.items() if share * factor * margin <= 1),
+        (
+            factor
+            for factor, margin in MARGINS.items()
+            if share * factor * margin <= 1
+        ),
         1,
     )
 
 
 def _decode_jpeg(
-    data: Any, image: Image.Image, orientation: int, options: Preprocessing | None
+    data: Any,
+    image: Image.Image,
+    orientation: int,
+    options: Preprocessing | None,
 ) -> Pixels | None:
     """Decode a JPEG with libjpeg-turbo in about half of Pillow's time; None where only Pillow
     can.
     """
-    reduction = 1 if options is None else _reduction(image, orientation, options)
+    reduction = (
+        1 if options is None else _reduction(image, orientation, options)
+    )
     grey = image.mode == "L" or _reads_grey(options)
     try:
         pixels = simplejpeg.decode_jpeg(
@@ -265,7 +293,9 @@ def _decode_jpeg(
 
 def _reads_grey(options: Preprocessing | None) -> bool:
     """Whether a coloured JPEG may be decoded to grey at once."""
-    return options is not None and options.dct_scaling and options.color == "grey"
+    return (
+        options is not None and options.dct_scaling and options.color == "grey"
+    )
 
 
 def _orientation(image: Image.Image) -> int:
@@ -288,7 +318,10 @@ def _eight_bits(image: Image.Image) -> Pixels:
         return _scaled(np.asarray(image).astype(np.float32), mode)
     if mode in ("1", "L"):
         return np.asarray(image.convert("L"))
-    if mode in ("LA", "La", "RGBa", "RGBA", "PA") or "transparency" in image.info:
+    if (
+        mode in ("LA", "La", "RGBa", "RGBA", "PA")
+        or "transparency" in image.info
+    ):
         image = image.convert("RGBA")
         over = Image.new("RGBA", image.size, (*BACKGROUND, 255))
         return np.asarray(Image.alpha_composite(over, image).convert("RGB"))
@@ -321,7 +354,9 @@ def fingerprint(data: Raw) -> str:
     file.
     """
     pixels = read_pixels(data)
-    return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
+    return hashlib.sha256(
+        repr(pixels.shape).encode() + pixels.tobytes()
+    ).hexdigest()
 
 
 def is_grey(pixels: Pixels) -> bool:
@@ -350,7 +385,9 @@ def _prepared(image: Image.Image, options: Preprocessing) -> Image.Image:
     return image
 
 
-def _resized(image: Image.Image, ratio: float, options: Preprocessing) -> Image.Image:
+def _resized(
+    image: Image.Image, ratio: float, options: Preprocessing
+) -> Image.Image:
     """Resize to the model's size; `ratio` is width by height of the original picture."""
     size = (options.width, options.height)
     box: Box = (0.0, 0.0, float(image.width), float(image.height))
@@ -411,7 +448,9 @@ def look(samples: Sequence[Raw]) -> Look:
 def prepare(samples: Sequence[Raw], options: Preprocessing) -> Preprocessing:
     """Settings with size, colour, and mean and deviation of each channel taken from the samples."""
     # One picture at a time: a thousand photographs would not fit in memory.
-    shapes = [(pixels.shape, is_grey(pixels)) for pixels in map(read_pixels, samples)]
+    shapes = [
+        (pixels.shape, is_grey(pixels)) for pixels in map(read_pixels, samples)
+    ]
     height, width = _size([shape for shape, _ in shapes], options)
     color = options.color
     if color == "auto":
@@ -450,13 +489,19 @@ def _statistics(
     )
 
 
-def _size(shapes: list[tuple[int, ...]], options: Preprocessing) -> tuple[int, int]:
+def _size(
+    shapes: list[tuple[int, ...]], options: Preprocessing
+) -> tuple[int, int]:
     """Height and width of the model's input for pictures of these shapes."""
     if options.height and options.width:
         return options.height, options.width
     height = options.height or int(np.median([shape[0] for shape in shapes]))
     width = options.width or int(np.median([shape[1] for shape in shapes]))
-    if options.height or options.width or max(height, width) <= options.max_side:
+    if (
+        options.height
+        or options.width
+        or max(height, width) <= options.max_side
+    ):
         return height, width
     scale = options.max_side / max(height, width)
     return _rounded(height * scale), _rounded(width * scale)
@@ -480,7 +525,9 @@ def png(pixels: Pixels) -> bytes:
     """Pixels as a PNG file."""
     buffer = io.BytesIO()
     Image.fromarray(
-        pixels.squeeze(-1) if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
+        pixels.squeeze(-1)
+        if pixels.ndim == 3 and pixels.shape[2] == 1
+        else pixels
     ).save(buffer, "PNG")
     return buffer.getvalue()
 
@@ -499,7 +546,9 @@ def placed(size: tuple[int, int], options: Preprocessing) -> Placement:
     height, width = size
     if options.fit == "stretch":
         return Placement(0, 0, options.width, options.height)
-    if options.fit == "crop":  # as ImageOps.fit: the middle, as large as it can be
+    if (
+        options.fit == "crop"
+    ):  # as ImageOps.fit: the middle, as large as it can be
         scale = max(options.width / width, options.height / height)
         return _centred(width * scale, height * scale, options)
     return _placed_whole(height, width, options)

@@ -8,7 +8,11 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from modelmill.tasks.decoding.tokenizer import TOKENIZER, Tokenizer, load_tokenizer
+from modelmill.tasks.decoding.tokenizer import (
+    TOKENIZER,
+    Tokenizer,
+    load_tokenizer,
+)
 from modelmill.types import Struct
 
 SPECIAL = ["[PAD]", "[UNK]", "[END]"]
@@ -35,7 +39,9 @@ def train(texts: Iterable[str], how: Units) -> Tokenizer:
     """A tokenizer whose tokens put together are the text again, but for characters that training
     never saw.
     """
-    tokenizer, trainer = _pieces(how.vocabulary) if how.units == "bpe" else _letters()
+    tokenizer, trainer = (
+        _pieces(how.vocabulary) if how.units == "bpe" else _letters()
+    )
     tokenizer.train_from_iterator(texts, trainer)
     return Tokenizer(tokenizer)
 

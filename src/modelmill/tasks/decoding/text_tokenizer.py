@@ -93,7 +93,9 @@ def look(samples: Sequence[Raw]) -> Look:
     texts = [str(sample) for sample in samples]
     alone = sum(letter >= EAST for text in texts for letter in text)
     words = alone + sum(len(text.split()) for text in texts)
-    return Look(words=words / max(1, len(texts)), unspaced=alone / max(1, words))
+    return Look(
+        words=words / max(1, len(texts)), unspaced=alone / max(1, words)
+    )
 
 
 def sizes(arrays: Mapping[str, np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
@@ -124,7 +126,8 @@ def epochs(
     words = round(facts.counts["train"] * words_of_a_text)
     found = passes(words, usual, enough, least)
     return Choice(
-        why=f"about {words:,} words are seen {found} times", settings={"epochs": found}
+        why=f"about {words:,} words are seen {found} times",
+        settings={"epochs": found},
     )
 
 
@@ -161,7 +164,9 @@ def decode(data: Raw, how: Preprocessing, folder: Path) -> np.ndarray[Any, Any]:
     # take seconds.
     text = text_of(data)[: how.max_length * LETTERS]
     tokenizer = load_tokenizer(folder / TOKENIZER)
-    return padded(tokenizer.encode(text), how.max_length, np.int64, tokenizer.pad)
+    return padded(
+        tokenizer.encode(text), how.max_length, np.int64, tokenizer.pad
+    )
 
 
 def checked_ids(given: TokenIds, tokens: int) -> list[int]:
@@ -190,7 +195,9 @@ def text_of_note(note: np.ndarray[Any, Any]) -> str:
     return note[4 : 4 + size].tobytes().decode()
 
 
-def prepare(texts: Iterable[Raw], how: Preprocessing, folder: Path) -> Preprocessing:
+def prepare(
+    texts: Iterable[Raw], how: Preprocessing, folder: Path
+) -> Preprocessing:
     """Train the tokenizer into `folder`, and take the length from the longest hundredth of the
     texts.
     """
@@ -200,7 +207,9 @@ def prepare(texts: Iterable[Raw], how: Preprocessing, folder: Path) -> Preproces
     if not length:
         lengths = [len(ids) for ids in tokenizer.encode_all(kept)]
         length = max(1, min(how.length_limit, int(np.percentile(lengths, 99))))
-    return msgspec.structs.replace(how, max_length=length, tokens=tokenizer.size)
+    return msgspec.structs.replace(
+        how, max_length=length, tokens=tokenizer.size
+    )
 
 
 def _learnt(texts: list[str], how: Preprocessing, folder: Path) -> Tokenizer:
@@ -224,7 +233,10 @@ def train_tokenizer(texts: list[str], how: Preprocessing) -> Tokenizer:
     from tokenizers import normalizers
 
     tokenizer, trainer = _pieces(how) if how.tokenizer == "bpe" else _words(how)
-    steps = [normalizers.NFKC(), *([normalizers.Lowercase()] if how.lowercase else [])]
+    steps = [
+        normalizers.NFKC(),
+        *([normalizers.Lowercase()] if how.lowercase else []),
+    ]
     tokenizer.normalizer = normalizers.Sequence(steps)
     tokenizer.train_from_iterator(texts, trainer)
     return Tokenizer(tokenizer)
@@ -249,12 +261,14 @@ def _words(how: Preprocessing) -> tuple[Any, Any]:
 
     tokenizer = Inner(models.WordLevel(unk_token=SPECIAL[1]))
     pattern = Regex(WORDS if how.tokenizer == "word" else r"\X")
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(pattern, "removed", invert=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(
+        pattern, "removed", invert=True
+    )
     return tokenizer, trainers.WordLevelTrainer(**_options(how))
 
 
 def _options(how: Preprocessing) -> dict[str, Any]:
-    """What both trainers are told."""
+    """Options of both trainers."""
     return {
         "vocab_size": how.vocabulary,
         "min_frequency": how.minimum_count,

@@ -53,7 +53,9 @@ class Tokenizer:
         self.special = frozenset(names.values())
         """Ids of tokens that are no text."""
         self._special = names
-        self.ends = frozenset(names[name] for name in (*ENDS, *PADS) if name in names)
+        self.ends = frozenset(
+            names[name] for name in (*ENDS, *PADS) if name in names
+        )
         """Tokens that end an answer."""
 
     @property
@@ -81,7 +83,9 @@ class Tokenizer:
         """How many token ids there are."""
         return int(self._inner.get_vocab_size())
 
-    def encode(self, text: str, marks: Mapping[str, int] | None = None) -> list[int]:
+    def encode(
+        self, text: str, marks: Mapping[str, int] | None = None
+    ) -> list[int]:
         """Token ids of a text, in which each of the `marks` stands for a special token."""
         if not marks:
             return self.encode_with_places(text).ids
@@ -93,8 +97,12 @@ class Tokenizer:
 
     def encode_with_places(self, text: str) -> Encoded:
         """Token ids of a text and their places in it."""
-        found = self._inner.encode(without_surrogates(text), add_special_tokens=False)
-        return Encoded(list(found.ids), [(start, end) for start, end in found.offsets])
+        found = self._inner.encode(
+            without_surrogates(text), add_special_tokens=False
+        )
+        return Encoded(
+            list(found.ids), [(start, end) for start, end in found.offsets]
+        )
 
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of many texts, on all threads."""
@@ -104,7 +112,9 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int], *, special: bool = False) -> str:
         """The text of token ids; special tokens are named in it if they are wanted."""
-        return str(self._inner.decode(list(ids), skip_special_tokens=not special))
+        return str(
+            self._inner.decode(list(ids), skip_special_tokens=not special)
+        )
 
     def stream(self) -> Callable[[int], str]:
         """What each further token adds to a text: nothing while a character is not whole."""

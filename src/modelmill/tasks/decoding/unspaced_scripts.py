@@ -10,6 +10,8 @@ UNSPACED = re.compile(
 
 def joined(left: str, right: str) -> str:
     """Two parts of a text, joined by a space unless their script has none."""
-    unspaced = left and right and UNSPACED.match(left[-1]) and UNSPACED.match(right)
+    unspaced = (
+        left and right and UNSPACED.match(left[-1]) and UNSPACED.match(right)
+    )
     space = " " if left and right and not unspaced else ""
     return f"{left}{space}{right}"

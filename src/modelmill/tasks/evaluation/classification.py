@@ -106,7 +106,8 @@ def evaluate(measured: Measured) -> Evaluation:
     }
     matrix = confusion_matrix(truth, guess, labels=list(range(len(labels))))
     return Evaluation(
-        metrics=metrics, pictures={"confusion.png": confusion_picture(matrix, labels)}
+        metrics=metrics,
+        pictures={"confusion.png": confusion_picture(matrix, labels)},
     )
 
 
@@ -172,7 +173,9 @@ def _calibration_error(scores: Array, truth: Array) -> float:
     confidence, right = scores.max(axis=1), scores.argmax(axis=1) == truth
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
     inside = [bins == b for b in range(BINS)]
-    return float(sum(_gap(right, confidence, rows) for rows in inside if rows.any()))
+    return float(
+        sum(_gap(right, confidence, rows) for rows in inside if rows.any())
+    )
 
 
 def _gap(right: Array, confidence: Array, rows: Array) -> float:
@@ -201,5 +204,11 @@ def _write_counts(axes: "Axes", matrix: Array, shares: Array) -> None:
     for (row, column), count in np.ndenumerate(matrix):
         ink = "white" if shares[row, column] > 0.5 else "black"
         axes.text(
-            column, row, str(count), ha="center", va="center", color=ink, fontsize=8
+            column,
+            row,
+            str(count),
+            ha="center",
+            va="center",
+            color=ink,
+            fontsize=8,
         )

@@ -18,7 +18,9 @@ def blank(width: float, height: float, *, fitted: bool = True) -> "Figure":
     """
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), layout="constrained" if fitted else None)
+    return Figure(
+        figsize=(width, height), layout="constrained" if fitted else None
+    )
 
 
 def as_png(figure: "Figure", dpi: int = 100, *, cut: bool = False) -> bytes:
@@ -30,7 +32,9 @@ def as_png(figure: "Figure", dpi: int = 100, *, cut: bool = False) -> bytes:
 
 def show(axes: "Axes", pixels: Pixels) -> None:
     """Draw a picture [H, W], in grey, or [H, W, 3]."""
-    axes.imshow(pixels, cmap="gray" if pixels.ndim == 2 else None, vmin=0, vmax=255)
+    axes.imshow(
+        pixels, cmap="gray" if pixels.ndim == 2 else None, vmin=0, vmax=255
+    )
 
 
 def spread(count: int, most: int) -> list[int]:

@@ -166,13 +166,19 @@ def histogram(same: Floats, different: Floats, name: str) -> bytes:
     axes = figure.subplots()
     _draw_histogram(axes, different, WRONG, "others")
     _draw_histogram(axes, same, RIGHT, name)
-    axes.set(xlabel="cosine similarity", ylabel="density", title="Pairs of test items")
+    axes.set(
+        xlabel="cosine similarity",
+        ylabel="density",
+        title="Pairs of test items",
+    )
     if len(same) or len(different):
         axes.legend()
     return figures.as_png(figure)
 
 
-def _draw_histogram(axes: "Axes", values: Floats, color: str, name: str) -> None:
+def _draw_histogram(
+    axes: "Axes", values: Floats, color: str, name: str
+) -> None:
     if len(values):
         axes.hist(
             values,
@@ -212,7 +218,9 @@ def _draw_item(axes: "Axes", raw: Raw) -> None:
     axes.set_yticks([])
 
 
-def _raw_of(measured: Measured, rows: Sequence[Sequence[int]]) -> dict[int, Raw]:
+def _raw_of(
+    measured: Measured, rows: Sequence[Sequence[int]]
+) -> dict[int, Raw]:
     """The pictures of these items, each read once."""
     distinct = sorted({row for line in rows for row in line})
     return dict(zip(distinct, measured.show(distinct), strict=True))
@@ -244,5 +252,7 @@ def _chosen(right: Flags) -> list[int]:
 
 
 def _spread(values: Codes, count: int) -> list[int]:
-    chosen = np.linspace(0, len(values) - 1, min(count, len(values))).astype(int)
+    chosen = np.linspace(0, len(values) - 1, min(count, len(values))).astype(
+        int
+    )
     return [int(value) for value in values[chosen]]

@@ -11,13 +11,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SIDE = 128
-SMALL = Preprocessing(height=SIDE, width=SIDE, color="rgb", fit="pad", dct_scaling=True)
+SMALL = Preprocessing(
+    height=SIDE, width=SIDE, color="rgb", fit="pad", dct_scaling=True
+)
 COLUMNS = 6
 LINE_LENGTH = 22
 """Characters of a caption's line that fit below a picture."""
 
 
-def sheet(title: str, pictures: Sequence[Raw], captions: Sequence[str]) -> bytes:
+def sheet(
+    title: str, pictures: Sequence[Raw], captions: Sequence[str]
+) -> bytes:
     """A PNG of pictures with their captions, in rows of `COLUMNS`; raises `InvalidInput` for a
     damaged picture.
     """

@@ -54,7 +54,9 @@ class Parameters(Struct, frozen=True, kw_only=True):
     ] = None
     encoding_format: Annotated[
         Literal["float", "base64"],
-        msgspec.Meta(description="a list of numbers, or their float32 as base64"),
+        msgspec.Meta(
+            description="a list of numbers, or their float32 as base64"
+        ),
     ] = "float"
     truncate: Annotated[
         bool, msgspec.Meta(description="cut a text that is too long")
@@ -74,9 +76,13 @@ class Parameters(Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         side = self.truncation_direction
         if side.lower() not in SIDES:
-            raise ValueError(f"truncation_direction is left or right, not {side!r:.40}")
+            raise ValueError(
+                f"truncation_direction is left or right, not {side!r:.40}"
+            )
         if self.prompt_name is not None:
-            raise ValueError("prompt_name: the model has no prompts; leave it out")
+            raise ValueError(
+                "prompt_name: the model has no prompts; leave it out"
+            )
         if not self.normalize:
             raise ValueError(
                 "normalize: the model answers vectors of length 1 alone; leave it out"
@@ -151,7 +157,9 @@ class FeatureExtraction(TextTask):
         """`prompt_tokens` of the texts as far as the model reads them."""
         return {"prompt_tokens": int(inputs[TOKENS].sum())}
 
-    def encode(self, arrays: Arrays, context: Context, parameters: Parameters) -> Any:
+    def encode(
+        self, arrays: Arrays, context: Context, parameters: Parameters
+    ) -> Any:
         """The vector as a list of numbers.
 
         `dimensions` keeps the first ones, at length 1 again; `encoding_format` base64 is
@@ -211,12 +219,18 @@ def _others(item: Item) -> tuple[str, ...]:
 def score_of(item: Item) -> float | None:
     """How alike the two texts of an item are; None where nobody said."""
     target = item.target
-    if isinstance(target, tuple) and len(target) == 2 and isinstance(target[1], float):
+    if (
+        isinstance(target, tuple)
+        and len(target) == 2
+        and isinstance(target[1], float)
+    ):
         return target[1]
     return None
 
 
-def _asked_ids(data: Raw, context: Context, parameters: Parameters) -> list[int]:
+def _asked_ids(
+    data: Raw, context: Context, parameters: Parameters
+) -> list[int]:
     """The tokens of a text as far as they may be needed, or those of the caller."""
     if isinstance(data, TokenIds):
         return text_tokenizer.checked_ids(data, context.preprocessing.tokens)

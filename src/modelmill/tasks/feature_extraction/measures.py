@@ -22,7 +22,9 @@ def measures(run: Run, items: Sequence[Item], context: Context) -> Evaluation:
     vectors = _vectors(run, [item.data for item in items], context)
     if not isinstance(items[0].target, tuple):
         return labelled(vectors, [item.label for item in items])
-    others = [str(item.target[0]) for item in items if isinstance(item.target, tuple)]
+    others = [
+        str(item.target[0]) for item in items if isinstance(item.target, tuple)
+    ]
     near = _vectors(run, others, context)
     scores = [score_of(item) for item in items]
     if scores[0] is not None:
@@ -45,10 +47,15 @@ def labelled(vectors: Floats, labels: Sequence[str]) -> Evaluation:
     return Evaluation(metrics=metrics, pictures=pictures)
 
 
-def scored(first: Floats, second: Floats, scores: NDArray[np.float64]) -> Evaluation:
+def scored(
+    first: Floats, second: Floats, scores: NDArray[np.float64]
+) -> Evaluation:
     """Spearman's correlation of the pairs' cosines with their scores in the data."""
     cosines = (first * second).sum(1)
-    metrics: Json = {"spearman": spearman(cosines, scores), "items": len(scores)}
+    metrics: Json = {
+        "spearman": spearman(cosines, scores),
+        "items": len(scores),
+    }
     picture = _scatter(scores, cosines)
     return Evaluation(metrics=metrics, pictures={"similarities.png": picture})
 
@@ -63,7 +70,10 @@ def spearman(first: NDArray[Any], second: NDArray[Any]) -> float:
 
 
 def paired(
-    queries: Floats, partners: Floats, texts: Sequence[str], others: Sequence[str]
+    queries: Floats,
+    partners: Floats,
+    texts: Sequence[str],
+    others: Sequence[str],
 ) -> Evaluation:
     """Retrieval of each text's partner among all partners: recall at 1 and 5, mean reciprocal rank,
     and recall at 1 in the other direction.
@@ -87,10 +97,14 @@ def _pairs_picture(queries: Floats, partners: Floats) -> bytes:
     """Cosines of the pairs beside those of texts with a random partner, as a PNG."""
     random_order = np.random.default_rng(0).permutation(len(partners))
     random_pairs = (queries * partners[random_order]).sum(1)
-    return retrieval.histogram((queries * partners).sum(1), random_pairs, "pairs")
+    return retrieval.histogram(
+        (queries * partners).sum(1), random_pairs, "pairs"
+    )
 
 
-def _ranks(queries: Floats, partners: Floats, texts: Sequence[str]) -> NDArray[np.intp]:
+def _ranks(
+    queries: Floats, partners: Floats, texts: Sequence[str]
+) -> NDArray[np.intp]:
     """The rank from 0 of each query's partner [N]; duplicates of a partner's text are left out."""
     _, codes = np.unique(np.asarray(texts), return_inverse=True)
     ranks = np.zeros(len(queries), np.intp)
@@ -98,7 +112,9 @@ def _ranks(queries: Floats, partners: Floats, texts: Sequence[str]) -> NDArray[n
         rows = np.arange(at, min(at + AT_ONCE, len(queries)))
         scores = queries[rows] @ partners.T
         own = scores[np.arange(len(rows)), rows]
-        nearer = (scores >= own[:, None]) & (codes[None, :] != codes[rows][:, None])
+        nearer = (scores >= own[:, None]) & (
+            codes[None, :] != codes[rows][:, None]
+        )
         ranks[rows] = nearer.sum(1)
     return ranks
 

@@ -27,12 +27,17 @@ def loss(network: nn.Module, batch: Batch, settings: TrainSettings) -> Tensor:
     return by_pairs(first, second, batch, scale)
 
 
-def by_pairs(first: Tensor, second: Tensor, batch: Batch, scale: float) -> Tensor:
+def by_pairs(
+    first: Tensor, second: Tensor, batch: Batch, scale: float
+) -> Tensor:
     """InfoNCE (van den Oord 2018, arXiv 1807.03748): each text picks its partner among those of the
     batch, in both directions.
     """
     logits = scale * first @ second.T
-    there, back = _picking(logits, batch["other"]), _picking(logits.T, batch["ids"])
+    there, back = (
+        _picking(logits, batch["other"]),
+        _picking(logits.T, batch["ids"]),
+    )
     return there / 2 + back / 2
 
 
@@ -51,7 +56,11 @@ def by_labels(vectors: Tensor, label: Tensor, scale: float) -> Tensor:
     same_label = (label[:, None] == label[None, :]).fill_diagonal_(False)
     log_shares = _log_shares(scale * vectors @ vectors.T)
     losses = -(log_shares * same_label).sum(1) / same_label.sum(1).clamp(min=1)
-    return losses[same_label.any(1)].mean() if same_label.any() else losses.sum() * 0.0
+    return (
+        losses[same_label.any(1)].mean()
+        if same_label.any()
+        else losses.sum() * 0.0
+    )
 
 
 def _log_shares(scores: Tensor) -> Tensor:

@@ -54,7 +54,11 @@ class Parameters(Struct, frozen=True, kw_only=True):
 
     top_k: Annotated[
         int,
-        Meta(ge=1, le=100, description="words that are answered, the likeliest first"),
+        Meta(
+            ge=1,
+            le=100,
+            description="words that are answered, the likeliest first",
+        ),
     ] = 5
     targets: Annotated[
         str | Annotated[list[str], Meta(min_length=1)] | None,
@@ -121,7 +125,9 @@ class FillMask(TextTask):
             )
         ]
 
-    def decode(self, data: Raw, context: Context, parameters: Any = None) -> Arrays:
+    def decode(
+        self, data: Raw, context: Context, parameters: Any = None
+    ) -> Arrays:
         """`ids`: int64 [max_length], and `places` of [MASK] [any number]; raises `InvalidInput`
         where there is none.
         """
@@ -145,7 +151,9 @@ class FillMask(TextTask):
         logits = arrays["logits"].astype(np.float64)
         words = parameters.words()
         among = (
-            compared(words, context) if words else all_words(logits.shape[-1], context)
+            compared(words, context)
+            if words
+            else all_words(logits.shape[-1], context)
         )
         found = [
             [
@@ -156,7 +164,9 @@ class FillMask(TextTask):
         ]
         return found[0] if len(found) == 1 else found
 
-    def same_answer(self, one: list[Any], other: list[Any], tolerance: float) -> bool:
+    def same_answer(
+        self, one: list[Any], other: list[Any], tolerance: float
+    ) -> bool:
         """Whether the words are as likely, rank by rank: rounding may turn a tie."""
         if len(one) != len(other):
             return False
@@ -167,7 +177,9 @@ class FillMask(TextTask):
 
     def sample(self, item: Item, context: Context) -> tuple[Arrays, Arrays]:
         """`ids` alone: training hides words of its own choice each time."""
-        ids = text_tokenizer.decode(item.data, context.preprocessing, context.folder)
+        ids = text_tokenizer.decode(
+            item.data, context.preprocessing, context.folder
+        )
         return {"ids": ids.astype(np.int32)}, {}
 
     def expected(self, item: Item) -> Raw:

@@ -46,7 +46,9 @@ def metrics(run: Run, items: Sequence[Item], context: Context) -> Evaluation:
     return Evaluation(metrics=metrics, pictures={})
 
 
-def _guessed(run: Run, items: Sequence[Item], context: Context) -> Iterator[Guessed]:
+def _guessed(
+    run: Run, items: Sequence[Item], context: Context
+) -> Iterator[Guessed]:
     """What is guessed of each text with words to hide."""
     tokenizer, how = tokenizer_of(context), context.preprocessing
     for number, item in enumerate(items):

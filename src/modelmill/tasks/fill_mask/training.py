@@ -42,7 +42,9 @@ def validate(
     logits = network.logits(ids, mask).float()  # type: ignore[operator]
     targets = batch["ids"].long()[mask]
     right = (
-        (logits.argmax(1) == targets).float().mean() if len(targets) else logits.sum()
+        (logits.argmax(1) == targets).float().mean()
+        if len(targets)
+        else logits.sum()
     )
     return {"loss": _cross_entropy(logits, targets), "accuracy": right}
 
@@ -56,7 +58,9 @@ def hide(
     hidden = _chosen(ids, generator)
     kind = _chance(ids, generator)
     random_tokens = _random_tokens(ids, tokens, generator)
-    masked = ids.masked_fill(hidden & (kind >= SHOWN + RANDOM), SPECIAL.index(MASK))
+    masked = ids.masked_fill(
+        hidden & (kind >= SHOWN + RANDOM), SPECIAL.index(MASK)
+    )
     replaced = hidden & (kind >= SHOWN) & (kind < SHOWN + RANDOM)
     return torch.where(replaced, random_tokens, masked), hidden
 
@@ -83,7 +87,9 @@ def _random_tokens(
     """Any ordinary token in the place of each [N, L]."""
     first = len(SPECIAL)
     most = max(tokens, first + 1)
-    return torch.randint(first, most, ids.shape, device=ids.device, generator=generator)
+    return torch.randint(
+        first, most, ids.shape, device=ids.device, generator=generator
+    )
 
 
 def deployed(network: nn.Module, signature: Signature) -> nn.Module:

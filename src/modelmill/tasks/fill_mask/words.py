@@ -9,7 +9,11 @@ from modelmill.errors import InvalidInput
 from modelmill.generation.sampling import log_shares
 from modelmill.tasks.base import Context
 from modelmill.tasks.decoding.text_tokenizer import LETTERS, MASK
-from modelmill.tasks.decoding.tokenizer import TOKENIZER, Tokenizer, load_tokenizer
+from modelmill.tasks.decoding.tokenizer import (
+    TOKENIZER,
+    Tokenizer,
+    load_tokenizer,
+)
 from modelmill.types import Json
 
 Ids = np.ndarray[Any, Any]
@@ -29,9 +33,14 @@ def places_of(text: str, ids: Ids, context: Context) -> Ids:
     """Where [MASK] stands among the tokens of a text, int64 [any number]; raises `InvalidInput`
     where there is none, or where one is not read.
     """
-    places, wanted = np.flatnonzero(ids == tokenizer_of(context).mask), text.count(MASK)
+    places, wanted = (
+        np.flatnonzero(ids == tokenizer_of(context).mask),
+        text.count(MASK),
+    )
     if not wanted:
-        raise InvalidInput(f"the text has no {MASK}: write it where a word is missing")
+        raise InvalidInput(
+            f"the text has no {MASK}: write it where a word is missing"
+        )
     if len(places) < wanted:
         most = context.preprocessing.max_length
         raise InvalidInput(
@@ -58,7 +67,9 @@ def _token_of(word: str, tokenizer: Tokenizer) -> int:
 
 def all_words(tokens: int, context: Context) -> Ids:
     """The ids of those tokens, of so many, that are text."""
-    return np.setdiff1d(np.arange(tokens), sorted(tokenizer_of(context).special))
+    return np.setdiff1d(
+        np.arange(tokens), sorted(tokenizer_of(context).special)
+    )
 
 
 def likeliest(logits: Ids, among: Ids, count: int) -> list[tuple[int, float]]:
@@ -68,7 +79,9 @@ def likeliest(logits: Ids, among: Ids, count: int) -> list[tuple[int, float]]:
     return [(int(one), float(shares[one])) for one in best]
 
 
-def guess(text: str, number: int, token: int, score: float, context: Context) -> Json:
+def guess(
+    text: str, number: int, token: int, score: float, context: Context
+) -> Json:
     """One word in the place of the [MASK] of this number, the other ones as they were."""
     word = tokenizer_of(context).name_of(token).replace("▁", " ").strip()
     parts = text.split(MASK)

@@ -29,7 +29,8 @@ def metrics(measured: Measured) -> Evaluation:
     """
     found = classification.evaluate(measured)
     guesses = [
-        max(answer, key=lambda entry: entry["score"]) for answer in measured.outputs
+        max(answer, key=lambda entry: entry["score"])
+        for answer in measured.outputs
     ]
     wrong = [
         row

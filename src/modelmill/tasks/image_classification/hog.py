@@ -91,7 +91,9 @@ def _tent(cell: int) -> Tensor:
     two cells wide, [2 * cell, 2 * cell].
     """
     middle = (2 * cell - 1) / 2
-    slope = 1 - (torch.arange(2 * cell, dtype=torch.float64) - middle).abs() / cell
+    slope = (
+        1 - (torch.arange(2 * cell, dtype=torch.float64) - middle).abs() / cell
+    )
     return torch.outer(slope, slope).float() / cell**2
 
 

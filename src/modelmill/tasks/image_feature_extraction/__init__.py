@@ -28,7 +28,9 @@ class Preprocessing(image_decoder.Preprocessing, frozen=True, kw_only=True):
 class ImageFeatureExtraction(ImageTask):
     """A unit vector for a picture."""
 
-    SUMMARY = "turn a picture into a vector, for search and recognition by similarity"
+    SUMMARY = (
+        "turn a picture into a vector, for search and recognition by similarity"
+    )
     GIVES = "vector"
     TARGETS = ("label",)
     CLASSES = 2

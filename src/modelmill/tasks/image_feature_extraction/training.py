@@ -90,7 +90,9 @@ def validate(
     }
 
 
-def _nearest(scores: Tensor, label: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+def _nearest(
+    scores: Tensor, label: Tensor, own: Tensor
+) -> tuple[Tensor, Tensor]:
     """Of scores [N, N] the best of each item's label, `own` [N] where no other item has it, and the
     best of other labels.
     """

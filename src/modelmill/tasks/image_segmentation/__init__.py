@@ -44,9 +44,9 @@ class Preprocessing(image_decoder.Preprocessing, frozen=True, kw_only=True):
             description="longest side when the size is taken from the data",
         ),
     ] = 256
-    fit: Annotated[Literal["stretch"], msgspec.Meta(extra={"derived": True})] = (
-        "stretch"
-    )
+    fit: Annotated[
+        Literal["stretch"], msgspec.Meta(extra={"derived": True})
+    ] = "stretch"
 
 
 class Changes(Augment, frozen=True, kw_only=True):
@@ -62,17 +62,23 @@ class Parameters(Struct, frozen=True, kw_only=True):
 
     mask_format: Annotated[
         Literal["png", "classes"],
-        msgspec.Meta(description="a mask for each class, or one with all classes"),
+        msgspec.Meta(
+            description="a mask for each class, or one with all classes"
+        ),
     ] = "png"
     threshold: Annotated[
         float,
-        msgspec.Meta(ge=0, le=1, description="least score of a class with png masks"),
+        msgspec.Meta(
+            ge=0, le=1, description="least score of a class with png masks"
+        ),
     ] = 0.0
     subtask: Annotated[
         Literal["semantic"],
         msgspec.Meta(
             description="the classes",
-            extra={"reason": "this model tells classes apart, not single objects"},
+            extra={
+                "reason": "this model tells classes apart, not single objects"
+            },
         ),
     ] = "semantic"
 
@@ -107,7 +113,9 @@ class ImageSegmentation(ImageTask):
             TensorSpec(name="mask", datatype="UINT8", shape=shape),
         ]
 
-    def decode(self, data: Raw, context: Context, parameters: Any = None) -> Arrays:
+    def decode(
+        self, data: Raw, context: Context, parameters: Any = None
+    ) -> Arrays:
         """`image`: uint8 [height, width, channels], and the size that was sent; raises
         `InvalidInput`, `TooLarge`.
         """
@@ -118,7 +126,9 @@ class ImageSegmentation(ImageTask):
             SIZE: size,
         }
 
-    def encode(self, arrays: Arrays, context: Context, parameters: Parameters) -> Any:
+    def encode(
+        self, arrays: Arrays, context: Context, parameters: Parameters
+    ) -> Any:
         """A mask for each class, of the size of the picture that was sent (upright).
 
         `[{label, score, mask}]` largest first: `score` is the mean probability of the pixels,
@@ -130,7 +140,9 @@ class ImageSegmentation(ImageTask):
         labels = context.labels
         if parameters.mask_format == "classes":
             return {"classes": labels, "mask": mask_arrays.packed(mask)}
-        means = mask_arrays.confident(arrays["mask"], arrays["scores"], len(labels))
+        means = mask_arrays.confident(
+            arrays["mask"], arrays["scores"], len(labels)
+        )
         scores = [round(float(mean), 6) for mean in means]
         return [
             {
@@ -160,7 +172,9 @@ class ImageSegmentation(ImageTask):
         mask = mask_arrays.resized(
             mask_arrays.read(self.expected(item)), how.height, how.width
         )
-        return {"image": self.decode(item.data, context)["image"]}, {"mask": mask}
+        return {"image": self.decode(item.data, context)["image"]}, {
+            "mask": mask
+        }
 
     def expected(self, item: Item) -> bytes:
         """The true class of every pixel as a PNG, 255 for those that do not count."""

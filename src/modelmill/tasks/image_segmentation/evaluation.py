@@ -83,7 +83,9 @@ def _mean(values: Array) -> float:
 # ---- pictures
 
 
-def _pictures(measured: Measured, per_class: Json, matrix: Array) -> dict[str, bytes]:
+def _pictures(
+    measured: Measured, per_class: Json, matrix: Array
+) -> dict[str, bytes]:
     pictures = {"iou.png": _bars(per_class), "samples.png": _samples(measured)}
     if len(measured.labels) <= LEGEND:
         # In per cent: counts of pixels are long
@@ -106,7 +108,11 @@ def _bars(per_class: Json) -> bytes:
         x = min(value + 0.01, 0.93)
         axes.text(x, place, f"{value:.2f}", va="center", fontsize=8)
     axes.invert_yaxis()
-    axes.set(xlim=(0, 1), xlabel="IoU", title="Intersection over union by class (test)")
+    axes.set(
+        xlim=(0, 1),
+        xlabel="IoU",
+        title="Intersection over union by class (test)",
+    )
     return figures.as_png(figure, dpi=80)
 
 
@@ -121,7 +127,9 @@ def _samples(measured: Measured) -> bytes:
         pixels, masks = _sample(measured, row, raw)
         present.update(*(np.unique(mask).tolist() for mask in masks))
         _draw_sample(axes, pixels, masks, len(measured.labels))
-    for panel, title in zip(grid[0], ("picture", "truth", "answer"), strict=True):
+    for panel, title in zip(
+        grid[0], ("picture", "truth", "answer"), strict=True
+    ):
         panel.set_title(title)
     for panel in grid.flat:
         panel.axis("off")
@@ -130,7 +138,10 @@ def _samples(measured: Measured) -> bytes:
 
 
 def _draw_sample(
-    axes: Sequence["Axes"], pixels: Pixels, masks: list[mask_arrays.Mask], classes: int
+    axes: Sequence["Axes"],
+    pixels: Pixels,
+    masks: list[mask_arrays.Mask],
+    classes: int,
 ) -> None:
     """A picture, and its masks over it."""
     colours = _colours(classes)
@@ -163,13 +174,17 @@ def _draw_legend(
         Patch(color=colours[at] / 255, label=labels[at].replace("$", r"\$"))
         for at in shown
     ]
-    figure.legend(handles=patches, loc="outside lower center", ncols=6, fontsize=8)
+    figure.legend(
+        handles=patches, loc="outside lower center", ncols=6, fontsize=8
+    )
 
 
 def _reduced(pixels: Pixels, masks: list[mask_arrays.Mask]) -> list[Any]:
     """A picture in RGB and its masks, subsampled to at most `SIDE` pixels."""
     step = max(1, -(-max(pixels.shape[:2]) // SIDE))
-    colour = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
+    colour = (
+        pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
+    )
     return [part[::step, ::step] for part in (colour, *masks)]
 
 

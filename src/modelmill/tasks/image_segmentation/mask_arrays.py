@@ -97,4 +97,6 @@ def confusion(
     """The confusion matrix of pixels [truth, guess], int64, without ignored ones."""
     labelled = truth < classes
     pairs = truth[labelled].astype(np.int64) * classes + guess[labelled]
-    return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
+    return np.bincount(pairs, minlength=classes * classes).reshape(
+        classes, classes
+    )

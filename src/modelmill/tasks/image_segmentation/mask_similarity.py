@@ -28,5 +28,6 @@ def alike(answer: Any, expected: Any, tolerance: float) -> bool:
 
 def _by_label(answer: Any) -> dict[str, np.ndarray[Any, Any]]:
     return {
-        entry["label"]: mask_arrays.read(b64decode(entry["mask"])) for entry in answer
+        entry["label"]: mask_arrays.read(b64decode(entry["mask"]))
+        for entry in answer
     }

@@ -56,7 +56,9 @@ def validate(
     """Mean loss, mIoU over the classes in the batch, and the share of pixels classified right."""
     losses, matrices = [], []
     scale = weights(getattr(network, "seen", None))
-    images, masks = (torch.split(batch[name], CHUNK) for name in ("image", "mask"))
+    images, masks = (
+        torch.split(batch[name], CHUNK) for name in ("image", "mask")
+    )
     for image, truth in zip(images, masks, strict=True):
         mask = truth.long()
         logits = network(image)
@@ -114,8 +116,12 @@ def _dice(logits: Tensor, mask: Tensor) -> Tensor:
     probabilities, classes = torch.softmax(logits, 1), logits.shape[1]
     labelled = mask != IGNORED
     numbers = mask[labelled]
-    correct = _probabilities_of(mask.where(labelled, 0), probabilities)[labelled]
-    overlap = torch.zeros(classes, device=logits.device).index_add(0, numbers, correct)
+    correct = _probabilities_of(mask.where(labelled, 0), probabilities)[
+        labelled
+    ]
+    overlap = torch.zeros(classes, device=logits.device).index_add(
+        0, numbers, correct
+    )
     true = torch.bincount(numbers, minlength=classes)
     total = (probabilities * labelled.unsqueeze(1)).sum((0, 2, 3)) + true
     return 1 - (2 * overlap / total)[true > 0].mean()

@@ -36,7 +36,12 @@ class UNet(nn.Module):
         widths = [width << stage for stage in range(depth)]
         self.stem = _stem(signature, width, stride)
         self.down = nn.ModuleList(
-            _stage(widths[max(stage - 1, 0)], widths[stage], blocks, halve=stage > 0)
+            _stage(
+                widths[max(stage - 1, 0)],
+                widths[stage],
+                blocks,
+                halve=stage > 0,
+            )
             for stage in range(depth)
         )
         self.bottom = nn.Dropout2d(dropout)
@@ -114,7 +119,10 @@ class _Up(nn.Module):
         W].
         """
         x = F.interpolate(
-            self.shrink(x), size=skip.shape[2:], mode="bilinear", align_corners=False
+            self.shrink(x),
+            size=skip.shape[2:],
+            mode="bilinear",
+            align_corners=False,
         )
         folded: Tensor = self.body(torch.cat([x, skip], 1))
         return folded
@@ -126,5 +134,8 @@ def _stage(
     first = Residual(in_channels, out_channels, stride=2 if halve else 1)
     return nn.Sequential(
         first,
-        *(Residual(out_channels, out_channels, stride=1) for _ in range(blocks - 1)),
+        *(
+            Residual(out_channels, out_channels, stride=1)
+            for _ in range(blocks - 1)
+        ),
     )

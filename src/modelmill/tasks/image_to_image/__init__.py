@@ -28,7 +28,12 @@ from modelmill.tasks.decoding import image_decoder
 from modelmill.tasks.decoding.image_decoder import Pixels
 from modelmill.tasks.evaluation.figures import spread
 from modelmill.tasks.image_to_image import preprocessing as pre
-from modelmill.tasks.image_to_image.measures import Comparison, psnr, sheet, ssim
+from modelmill.tasks.image_to_image.measures import (
+    Comparison,
+    psnr,
+    sheet,
+    ssim,
+)
 from modelmill.tasks.image_to_image.preprocessing import Preprocessing
 from modelmill.tasks.image_to_image.tiling import repaired
 from modelmill.tasks.inputs import ImageTask
@@ -136,9 +141,13 @@ class ImageToImage(ImageTask):
             )
         }
 
-    def encode(self, arrays: Arrays, context: Context, parameters: Parameters) -> Json:
+    def encode(
+        self, arrays: Arrays, context: Context, parameters: Parameters
+    ) -> Json:
         """`{"image": PNG as base64}`."""
-        pixels = pre.joined(pre.rounded(arrays[REPAIRED] * 255), arrays.get(COLORS))
+        pixels = pre.joined(
+            pre.rounded(arrays[REPAIRED] * 255), arrays.get(COLORS)
+        )
         return {ANSWER: b64encode(image_decoder.png(pixels)).decode()}
 
     def sample(self, item: Item, context: Context) -> tuple[Arrays, Arrays]:
@@ -150,7 +159,9 @@ class ImageToImage(ImageTask):
         """
         how = context.preprocessing
         if not isinstance(item.target, bytes):
-            return {"image": pre.kept(image_decoder.read_pixels(item.data), how)}, {}
+            return {
+                "image": pre.kept(image_decoder.read_pixels(item.data), how)
+            }, {}
         pre.check_pairs(how)
         sent, clean = pre.kept_pair(
             image_decoder.read_pixels(item.data),
@@ -172,7 +183,11 @@ class ImageToImage(ImageTask):
 
     def expected(self, item: Item) -> Raw | tuple[Raw, Raw]:
         """The clean picture; of a pair, what is sent and what should come out."""
-        return (item.data, item.target) if isinstance(item.target, bytes) else item.data
+        return (
+            (item.data, item.target)
+            if isinstance(item.target, bytes)
+            else item.data
+        )
 
     def same_answer(self, one: Any, other: Any, tolerance: float) -> bool:
         """Whether two answers show the same picture but for rounding."""
@@ -217,7 +232,9 @@ def _before_and_after(
     truth: Raw | tuple[Raw, Raw], how: Preprocessing
 ) -> tuple[Pixels, Pixels]:
     if isinstance(truth, tuple):
-        return image_decoder.read_pixels(truth[0]), image_decoder.read_pixels(truth[1])
+        return image_decoder.read_pixels(truth[0]), image_decoder.read_pixels(
+            truth[1]
+        )
     clean = image_decoder.read_pixels(truth)
     return pre.damaged(clean, how), clean
 
@@ -231,7 +248,9 @@ def _pixels(answer: Json) -> Pixels:
 def _inner(pixels: Pixels, scale: int) -> Pixels:
     """Without the border that enlarging makes worse, where anything is left then."""
     border = scale if scale > 1 and min(pixels.shape[:2]) > 2 * scale else 0
-    return pixels[border : pixels.shape[0] - border, border : pixels.shape[1] - border]
+    return pixels[
+        border : pixels.shape[0] - border, border : pixels.shape[1] - border
+    ]
 
 
 def metrics(measured: Measured) -> Evaluation:
@@ -252,7 +271,9 @@ def metrics(measured: Measured) -> Evaluation:
         one = _figures(*pictures, how)
         figures.append(one)
         if number in shown:
-            rows.append(Comparison(*pictures, before=one.psnr_baseline, after=one.psnr))
+            rows.append(
+                Comparison(*pictures, before=one.psnr_baseline, after=one.psnr)
+            )
     means = np.mean(figures, axis=0).tolist()
     return Evaluation(
         metrics={**Figures(*means)._asdict(), "items": len(figures)},

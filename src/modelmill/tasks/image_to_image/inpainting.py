@@ -5,7 +5,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modelmill.tasks.image_to_image.networks import RestorationNetwork, zero_conv
+from modelmill.tasks.image_to_image.networks import (
+    RestorationNetwork,
+    zero_conv,
+)
 from modelmill.tasks.image_to_image.preprocessing import holes
 
 
@@ -15,7 +18,11 @@ class GatedConv(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, stride: int = 1, dilation: int = 1
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int = 1,
+        dilation: int = 1,
     ) -> None:
         super().__init__()
         self.both = nn.Conv2d(
@@ -39,10 +46,12 @@ class Inpainter(RestorationNetwork):
         super().__init__(patch)
         self.first = GatedConv(4 * (channels + 1), width)
         self.down = nn.ModuleList(
-            GatedConv(times * width, (times + 1) * width, stride=2) for times in (1, 2)
+            GatedConv(times * width, (times + 1) * width, stride=2)
+            for times in (1, 2)
         )
         self.middle = nn.ModuleList(
-            GatedConv(3 * width, 3 * width, dilation=step) for step in (1, 2, 4, 8)
+            GatedConv(3 * width, 3 * width, dilation=step)
+            for step in (1, 2, 4, 8)
         )
         self.up = nn.ModuleList(
             GatedConv(times * width, (times - 1) * width) for times in (3, 2)
@@ -65,7 +74,9 @@ class Inpainter(RestorationNetwork):
         features = self.down[1](quarter)
         for layer in self.middle:
             features = features + layer(features)
-        features = quarter + self.up[0](F.interpolate(features, scale_factor=2.0))
+        features = quarter + self.up[0](
+            F.interpolate(features, scale_factor=2.0)
+        )
         features = half + self.up[1](F.interpolate(features, scale_factor=2.0))
         return F.pixel_shuffle(self.last(features).float(), 2)
 
@@ -73,9 +84,13 @@ class Inpainter(RestorationNetwork):
         self, clean: Tensor, generator: torch.Generator | None = None
     ) -> Tensor:
         """Clean levels [N, H, W, C] with a plane that is 255 in random boxes and strokes."""
-        rng = np.random.default_rng(int(torch.randint(2**31, (), generator=generator)))
+        rng = np.random.default_rng(
+            int(torch.randint(2**31, (), generator=generator))
+        )
         height, width = clean.shape[1:3]
-        missing = np.stack([holes(height, width, rng) for _ in range(len(clean))])
+        missing = np.stack(
+            [holes(height, width, rng) for _ in range(len(clean))]
+        )
         plane = torch.from_numpy(missing)[..., None].to(clean) * 255
         return torch.cat([clean, plane], dim=3)
 

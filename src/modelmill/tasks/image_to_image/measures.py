@@ -26,7 +26,9 @@ class Comparison(NamedTuple):
 
 def psnr(answer: Pixels, clean: Pixels) -> float:
     """The peak signal-to-noise ratio of 8-bit pictures, in dB; at most 100."""
-    error = float(np.mean((answer.astype(np.float32) - clean.astype(np.float32)) ** 2))
+    error = float(
+        np.mean((answer.astype(np.float32) - clean.astype(np.float32)) ** 2)
+    )
     return min(CLEAN, 10 * math.log10(255**2 / error)) if error else CLEAN
 
 
@@ -68,7 +70,9 @@ def sheet(rows: Sequence[Comparison]) -> bytes:
             "clean",
         )
         for panel, pixels, title in zip(panels, row[:3], titles, strict=True):
-            panel.imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+            panel.imshow(
+                pixels, cmap="gray", vmin=0, vmax=255, interpolation="nearest"
+            )
             panel.set_title(title, fontsize=10)
             panel.set_axis_off()
     return figures.as_png(figure, dpi=90)

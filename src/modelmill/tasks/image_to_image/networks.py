@@ -73,7 +73,11 @@ class Denoiser(RestorationNetwork):
         self.sigma, self.test_sigma = sigma, test_sigma
         layers: list[nn.Module] = [conv(4 * channels, width), nn.ReLU()]
         for _ in range(depth - 2):
-            layers += [conv(width, width, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+            layers += [
+                conv(width, width, bias=False),
+                nn.BatchNorm2d(width),
+                nn.ReLU(),
+            ]
         # It begins by leaving the picture as it is.
         self.noise = nn.Sequential(*layers, zero_conv(width, 4 * channels))
 
@@ -208,7 +212,10 @@ def patches(sizes: Sequence[Tensor], side: int, multiple: int) -> list[Tensor]:
     largest = sizes[-1].shape[1] // height
     room = min(side, largest * height, largest * width)
     places = _random_places(sizes[0], room // multiple * multiple // largest)
-    return [_cut(pictures, places, pictures.shape[1] // height) for pictures in sizes]
+    return [
+        _cut(pictures, places, pictures.shape[1] // height)
+        for pictures in sizes
+    ]
 
 
 class Place(NamedTuple):
@@ -240,7 +247,8 @@ def _random_places(pictures: Tensor, side: int) -> list[Place]:
 
 def _cut(pictures: Tensor, places: Sequence[Place], by: int) -> Tensor:
     cut = [
-        place.of(picture, by) for picture, place in zip(pictures, places, strict=True)
+        place.of(picture, by)
+        for picture, place in zip(pictures, places, strict=True)
     ]
     return torch.stack(cut).float()
 

@@ -39,7 +39,9 @@ class Preprocessing(Struct, frozen=True, kw_only=True):
     scale: Annotated[
         int,
         msgspec.Meta(
-            ge=1, le=4, description="times larger, by super-resolution: 2, 3 or 4"
+            ge=1,
+            le=4,
+            description="times larger, by super-resolution: 2, 3 or 4",
         ),
     ] = 1
     test_sigma: Annotated[
@@ -119,7 +121,10 @@ class Preprocessing(Struct, frozen=True, kw_only=True):
 def prepare(samples: Sequence[Raw], options: Preprocessing) -> Preprocessing:
     """Settings with colour and the size of training crops taken from the samples."""
     shapes = [
-        (pixels.shape, options.color == "auto" and image_decoder.is_grey(pixels))
+        (
+            pixels.shape,
+            options.color == "auto" and image_decoder.is_grey(pixels),
+        )
         for pixels in map(image_decoder.read_pixels, samples)
     ]
     color = options.color
@@ -128,16 +133,22 @@ def prepare(samples: Sequence[Raw], options: Preprocessing) -> Preprocessing:
     usual = np.median([shape[:2] for shape, _ in shapes], axis=0)
     height, width = (
         _crop_side(given or min(float(side), options.max_side))
-        for given, side in zip((options.height, options.width), usual, strict=True)
+        for given, side in zip(
+            (options.height, options.width), usual, strict=True
+        )
     )
-    return msgspec.structs.replace(options, color=color, height=height, width=width)
+    return msgspec.structs.replace(
+        options, color=color, height=height, width=width
+    )
 
 
 def _crop_side(side: float) -> int:
     return max(LEAST, int(side) // STEP * STEP)
 
 
-def as_wanted(pixels: Pixels, options: Preprocessing) -> tuple[Pixels, Pixels | None]:
+def as_wanted(
+    pixels: Pixels, options: Preprocessing
+) -> tuple[Pixels, Pixels | None]:
     """The model's input pixels [H, W, C], and the colours [H, W, 2] that a grey model does not
     change, or None.
 
@@ -169,7 +180,9 @@ def with_holes(data: Raw, options: Preprocessing) -> Pixels:
 
 def _opacity(data: Raw) -> Pixels:
     """The alpha channel of a picture [H, W]; raises `InvalidInput` where it has none."""
-    alpha = image_decoder.read_opacity(data) if isinstance(data, bytes) else None
+    alpha = (
+        image_decoder.read_opacity(data) if isinstance(data, bytes) else None
+    )
     if alpha is None:
         raise InvalidInput(
             "the picture does not say what to fill in: send a PNG or WebP with an alpha "
@@ -180,7 +193,10 @@ def _opacity(data: Raw) -> Pixels:
 
 def missing(data: bytes) -> Mask:
     """The holes of a mask [H, W]: its transparent pixels, or without any its white ones."""
-    pixels, opacity = image_decoder.read_pixels(data), image_decoder.read_opacity(data)
+    pixels, opacity = (
+        image_decoder.read_pixels(data),
+        image_decoder.read_opacity(data),
+    )
     if opacity is not None and (opacity < 128).any():
         return opacity < 128
     return (pixels if pixels.ndim == 2 else pixels.mean(axis=2)) >= 128
@@ -205,7 +221,9 @@ def joined(pixels: Pixels, colors: Pixels | None) -> Pixels:
         return pixels[:, :, 0] if pixels.shape[2] == 1 else pixels
     luminance = Image.fromarray(pixels[:, :, 0])
     blue, red = (_plane(colors[:, :, at], luminance.size) for at in (0, 1))
-    return np.asarray(Image.merge("YCbCr", [luminance, blue, red]).convert("RGB"))
+    return np.asarray(
+        Image.merge("YCbCr", [luminance, blue, red]).convert("RGB")
+    )
 
 
 def _plane(values: Pixels, size: tuple[int, int]) -> Image.Image:
@@ -243,7 +261,9 @@ def kept_pair(
     _check_scale(scale, options)
     rng = seeded(sent)
     small, large = (as_wanted(pixels, options)[0] for pixels in (sent, clean))
-    for axis, side in enumerate((options.height // scale, options.width // scale)):
+    for axis, side in enumerate(
+        (options.height // scale, options.width // scale)
+    ):
         small, room = _padded(small, axis, side)
         large, _ = _padded(large, axis, side * scale)
         start = int(rng.integers(room + 1))
@@ -344,8 +364,12 @@ def cut(pixels: Pixels, options: Preprocessing) -> Pixels:
     """A clean picture cropped to multiples of the scale; one smaller than the scale is padded."""
     missing = [(0, max(0, options.scale - side)) for side in pixels.shape[:2]]
     if any(after for _, after in missing):
-        pixels = np.pad(pixels, [*missing, *[(0, 0)] * (pixels.ndim - 2)], "symmetric")
-    height, width = (side // options.scale * options.scale for side in pixels.shape[:2])
+        pixels = np.pad(
+            pixels, [*missing, *[(0, 0)] * (pixels.ndim - 2)], "symmetric"
+        )
+    height, width = (
+        side // options.scale * options.scale for side in pixels.shape[:2]
+    )
     return pixels[:height, :width]
 
 

@@ -39,21 +39,29 @@ def repaired(
         stitched = _whole(network, padded, tile)
     else:
         stitched = np.stack(
-            [_blended(network, picture, tile, scale, multiple) for picture in padded]
+            [
+                _blended(network, picture, tile, scale, multiple)
+                for picture in padded
+            ]
         )
     return stitched[:, : height * scale, : width * scale]
 
 
-def _whole(network: Network, pictures: np.ndarray[Any, Any], tile: int) -> Floats:
+def _whole(
+    network: Network, pictures: np.ndarray[Any, Any], tile: int
+) -> Floats:
     """Pictures that need no tiles, as many at a time as have the pixels of one."""
     batch = max(1, tile * tile // (pictures.shape[1] * pictures.shape[2]))
     parts = [
-        network(pictures[at : at + batch]) for at in range(0, len(pictures), batch)
+        network(pictures[at : at + batch])
+        for at in range(0, len(pictures), batch)
     ]
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def _padded(pictures: np.ndarray[Any, Any], multiple: int) -> np.ndarray[Any, Any]:
+def _padded(
+    pictures: np.ndarray[Any, Any], multiple: int
+) -> np.ndarray[Any, Any]:
     missing = [(0, -side % multiple) for side in pictures.shape[1:3]]
     if not any(after for _, after in missing):
         return pictures
@@ -78,7 +86,9 @@ def _blended(
             if stitched is None:
                 shape = (height * scale, width * scale, answer.shape[2])
                 stitched = np.zeros(shape, np.float32)
-            area = stitched[top * scale : bottom * scale, left * scale : right * scale]
+            area = stitched[
+                top * scale : bottom * scale, left * scale : right * scale
+            ]
             area += answer * (weight_y[:, None, None] * weight_x[None, :, None])
     assert stitched is not None
     return stitched
@@ -101,19 +111,26 @@ def spans(length: int, tile: int, multiple: int) -> list[tuple[int, int]]:
     count = math.ceil((length - OVERLAP) / (tile - OVERLAP))
     last = length - tile
     starts = [
-        last * number // (count - 1) // multiple * multiple for number in range(count)
+        last * number // (count - 1) // multiple * multiple
+        for number in range(count)
     ]
     return [(start, start + tile) for start in starts]
 
 
-def ramps(tiles: list[tuple[int, int]], length: int, scale: int) -> list[Floats]:
+def ramps(
+    tiles: list[tuple[int, int]], length: int, scale: int
+) -> list[Floats]:
     """Blending weights of each tile along a side; at every pixel they sum to 1."""
     position = (np.arange(length * scale) + 0.5) / scale
     between = [
         _ramp(position, start, end)
         for (_, end), (start, _) in itertools.pairwise(tiles)
     ]
-    ends: list[Doubles] = [np.ones(length * scale), *between, np.zeros(length * scale)]
+    ends: list[Doubles] = [
+        np.ones(length * scale),
+        *between,
+        np.zeros(length * scale),
+    ]
     weights = [one - other for one, other in itertools.pairwise(ends)]
     return [
         weight[start * scale : end * scale].astype(np.float32)

@@ -43,13 +43,18 @@ def output_kind(name: str) -> OutputKind:
 
 def input_kinds() -> list[InputKind]:
     """All kinds of input that have a module."""
-    found = (getattr(_module(name), "INPUT", None) for name in plugins.names(PLUGINS))
+    found = (
+        getattr(_module(name), "INPUT", None) for name in plugins.names(PLUGINS)
+    )
     return [kind for kind in found if isinstance(kind, InputKind)]
 
 
 def output_kinds() -> list[OutputKind]:
     """All kinds of answers that have a module."""
-    found = (getattr(_module(name), "OUTPUT", None) for name in plugins.names(PLUGINS))
+    found = (
+        getattr(_module(name), "OUTPUT", None)
+        for name in plugins.names(PLUGINS)
+    )
     return [kind for kind in found if isinstance(kind, OutputKind)]
 
 
@@ -80,12 +85,18 @@ def from_parameters(
     `kinds` are those that the task takes beside its first. Raises `InvalidInput`, also for two
     inputs.
     """
-    names = {name: kind for kind in kinds if (name := input_kind(kind).parameter)}
-    rest = {name: value for name, value in parameters.items() if name not in names}
+    names = {
+        name: kind for kind in kinds if (name := input_kind(kind).parameter)
+    }
+    rest = {
+        name: value for name, value in parameters.items() if name not in names
+    }
     given = [name for name in names if parameters.get(name) is not None]
     if not given:
         return None, rest
     if len(given) > 1:
-        raise InvalidInput(f"{' and '.join(given)} are two inputs: send one of them")
+        raise InvalidInput(
+            f"{' and '.join(given)} are two inputs: send one of them"
+        )
     (name,) = given
     return sent(names[name], parameters[name], name), rest

@@ -22,7 +22,15 @@ PLAIN = "text/plain"
 SentAs = Literal["file", "text", "number", "json", "tensors"]
 """A file goes as it is, or in JSON as base64; a number goes as a text or a JSON number."""
 Shown = Literal[
-    "text", "picture", "player", "film", "boxes", "masks", "labels", "vector", "json"
+    "text",
+    "picture",
+    "player",
+    "film",
+    "boxes",
+    "masks",
+    "labels",
+    "vector",
+    "json",
 ]
 """What a screen makes of it: a player is one for sound."""
 
@@ -91,7 +99,9 @@ class InputKind:
 
     def _text(self, value: Any, field: str) -> str:
         if not isinstance(value, str):
-            raise InvalidInput(f"{field} holds {self.in_json}, not {word_for(value)}")
+            raise InvalidInput(
+                f"{field} holds {self.in_json}, not {word_for(value)}"
+            )
         return value
 
 

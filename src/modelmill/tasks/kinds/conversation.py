@@ -71,7 +71,9 @@ def _content(message: Mapping[str, Any], number: int) -> str:
 
 def _joined(parts: list[Any], number: int) -> str:
     """The texts that a content consists of; raises `InvalidInput`."""
-    texts = [part.get("text") if isinstance(part, dict) else None for part in parts]
+    texts = [
+        part.get("text") if isinstance(part, dict) else None for part in parts
+    ]
     whole = [text for text in texts if isinstance(text, str)]
     if len(whole) < len(texts):
         raise InvalidInput(
@@ -111,5 +113,7 @@ INPUT = ConversationKind(
     name="conversation",
     article="a conversation",
     parameter="messages",
-    example=lambda: [{"role": "user", "content": "Does the mill grind slowly?"}],
+    example=lambda: [
+        {"role": "user", "content": "Does the mill grind slowly?"}
+    ],
 )

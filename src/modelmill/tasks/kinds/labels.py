@@ -6,5 +6,8 @@ OUTPUT = OutputKind(
     name="labels",
     meaning="labels with scores, the best first",
     shown="labels",
-    example=lambda: [{"label": "cat", "score": 0.9}, {"label": "dog", "score": 0.1}],
+    example=lambda: [
+        {"label": "cat", "score": 0.9},
+        {"label": "dog", "score": 0.1},
+    ],
 )

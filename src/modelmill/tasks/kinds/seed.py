@@ -2,4 +2,6 @@
 
 from modelmill.tasks.kinds.base import NumberKind
 
-INPUT = NumberKind(name="seed", article="a seed", optional=True, example=lambda: "7")
+INPUT = NumberKind(
+    name="seed", article="a seed", optional=True, example=lambda: "7"
+)

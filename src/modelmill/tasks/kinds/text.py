@@ -3,7 +3,9 @@
 from modelmill.tasks.kinds.base import OutputKind, TextKind
 
 INPUT = TextKind(
-    name="text", article="a text", example=lambda: "A quiet film that stays with you."
+    name="text",
+    article="a text",
+    example=lambda: "A quiet film that stays with you.",
 )
 OUTPUT = OutputKind(
     name="text",

@@ -11,6 +11,10 @@ OUTPUT = OutputKind(
     example=lambda: {
         "generated_text": " stays with you.",
         "finish_reason": "stop",
-        "usage": {"prompt_tokens": 4, "completion_tokens": 4, "total_tokens": 8},
+        "usage": {
+            "prompt_tokens": 4,
+            "completion_tokens": 4,
+            "total_tokens": 8,
+        },
     },
 )

@@ -11,7 +11,9 @@ def example() -> bytes:
     """Three frames in which a bright square moves, as Motion JPEG in an AVI file."""
     frames = [_frame(at) for at in range(FRAMES)]
     header = _header(max(map(len, frames)))
-    streams = _list(b"strl", _chunk(b"strh", _stream()), _chunk(b"strf", _format()))
+    streams = _list(
+        b"strl", _chunk(b"strh", _stream()), _chunk(b"strf", _format())
+    )
     return _list(
         b"AVI ",
         _list(b"hdrl", _chunk(b"avih", header), streams),
@@ -24,7 +26,18 @@ def example() -> bytes:
 def _header(largest: int) -> bytes:
     """Of the file: its rate and size, that it has an index, one stream, and the largest frame."""
     microseconds, index, streams = 1_000_000 // RATE, 0x10, 1
-    numbers = (microseconds, 0, 0, index, FRAMES, 0, streams, largest, SIDE, SIDE)
+    numbers = (
+        microseconds,
+        0,
+        0,
+        index,
+        FRAMES,
+        0,
+        streams,
+        largest,
+        SIDE,
+        SIDE,
+    )
     return pack("<14I", *numbers, *(0, 0, 0, 0))
 
 
@@ -51,7 +64,9 @@ def _stream() -> bytes:
 
 def _format() -> bytes:
     """The form of a frame, as Windows describes a bitmap."""
-    return pack("<IiiHH4sIiiII", 40, SIDE, SIDE, 1, 24, b"MJPG", 3 * SIDE**2, *(0,) * 4)
+    return pack(
+        "<IiiHH4sIiiII", 40, SIDE, SIDE, 1, 24, b"MJPG", 3 * SIDE**2, *(0,) * 4
+    )
 
 
 def _index(frames: list[bytes]) -> bytes:

@@ -10,7 +10,9 @@ from modelmill.types import Struct
 Width = Annotated[
     int, Meta(ge=16, le=4096, multiple_of=16, description="of a token's state")
 ]
-Heads = Annotated[int, Meta(ge=1, le=64, description="into which attention is split")]
+Heads = Annotated[
+    int, Meta(ge=1, le=64, description="into which attention is split")
+]
 Layers = Annotated[int, Meta(ge=1, le=48, description="blocks")]
 Dropout = Annotated[Fraction, Meta(description="of states")]
 

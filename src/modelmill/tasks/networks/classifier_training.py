@@ -37,10 +37,15 @@ def validate(
     """Mean loss and accuracy of a batch."""
     logits = network(_input(batch))
     accuracy = (logits.argmax(1) == batch[LABEL]).float().mean()
-    return {"loss": cross_entropy(logits, batch[LABEL], settings), "accuracy": accuracy}
+    return {
+        "loss": cross_entropy(logits, batch[LABEL], settings),
+        "accuracy": accuracy,
+    }
 
 
-def cross_entropy(logits: Tensor, target: Tensor, settings: TrainSettings) -> Tensor:
+def cross_entropy(
+    logits: Tensor, target: Tensor, settings: TrainSettings
+) -> Tensor:
     """Cross-entropy of logits [N, classes], with the label smoothing of the settings."""
     return F.cross_entropy(
         logits.float(), target, label_smoothing=settings.label_smoothing
@@ -52,11 +57,15 @@ def deployed(network: nn.Module, signature: Signature) -> nn.Module:
     return Probabilities(network)
 
 
-def augment_pictures(batch: Batch, options: Augment, signature: Signature) -> Batch:
+def augment_pictures(
+    batch: Batch, options: Augment, signature: Signature
+) -> Batch:
     """A training batch with its pictures augmented; with mixup, labels become shares."""
     pictures, target = augment(batch["image"], options), batch[LABEL]
     if options.mixup:
-        pictures, target = mix(pictures, target, signature.classes, options.mixup)
+        pictures, target = mix(
+            pictures, target, signature.classes, options.mixup
+        )
     return {"image": pictures, LABEL: target}
 
 

@@ -44,7 +44,9 @@ class GraphBuilder:
         """Add a constant; returns its name."""
         from onnx import numpy_helper
 
-        self.weights.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        self.weights.append(
+            numpy_helper.from_array(np.ascontiguousarray(value), name)
+        )
         return name
 
     def add(
@@ -71,7 +73,9 @@ class GraphBuilder:
         )
         return name
 
-    def linear(self, x: str, name: str, weight: Array, bias: Array | None) -> str:
+    def linear(
+        self, x: str, name: str, weight: Array, bias: Array | None
+    ) -> str:
         """Add a torch `Linear`; returns the name of its output."""
         product = self.product(x, f"{name}.weight", weight, f"{name}.product")
         if bias is None:
@@ -86,10 +90,16 @@ class GraphBuilder:
             return self.add("MatMul", [x, self.weight(own, weight.T)], name)
         return self._quantised_product(x, own, weight, name)
 
-    def _quantised_product(self, x: str, own: str, weight: Array, name: str) -> str:
+    def _quantised_product(
+        self, x: str, own: str, weight: Array, name: str
+    ) -> str:
         rows, columns = weight.shape
         whole, scales = quantised(weight)
-        parts = [x, self.weight(own, whole), self.weight(f"{own}.scales", scales)]
+        parts = [
+            x,
+            self.weight(own, whole),
+            self.weight(f"{own}.scales", scales),
+        ]
         return self.add(
             "MatMulNBits",
             parts,
@@ -109,7 +119,11 @@ class GraphBuilder:
             for part in ("weight", "bias")
         ]
         return self.add(
-            "LayerNormalization", [x, *parts], f"{name}.out", axis=-1, epsilon=1e-5
+            "LayerNormalization",
+            [x, *parts],
+            f"{name}.out",
+            axis=-1,
+            epsilon=1e-5,
         )
 
 
@@ -164,7 +178,11 @@ def _model(
     from onnx import TensorProto, helper
 
     value = helper.make_tensor_value_info
-    names = [f"{kind}_{layer}" for layer in range(layers) for kind in ("key", "value")]
+    names = [
+        f"{kind}_{layer}"
+        for layer in range(layers)
+        for kind in ("key", "value")
+    ]
     inputs = [
         value("ids", TensorProto.INT64, ["batch", "length"]),
         value("seqlens", TensorProto.INT32, ["batch"]),
@@ -176,7 +194,9 @@ def _model(
         value("logits", TensorProto.FLOAT, ["batch", "kept", tokens]),
         *(value(name, TensorProto.FLOAT, cache) for name in names),
     ]
-    body = helper.make_graph(graph.nodes, "decoder", inputs, outputs, graph.weights)
+    body = helper.make_graph(
+        graph.nodes, "decoder", inputs, outputs, graph.weights
+    )
     opsets = [helper.make_opsetid("", 20), helper.make_opsetid(OWN, 1)]
     return helper.make_model(body, opset_imports=opsets, ir_version=10)
 
@@ -196,7 +216,10 @@ class Layer(NamedTuple):
     def linear(self, graph: GraphBuilder, x: str, part: str) -> str:
         """Add a linear part of the layer; returns the name of its output."""
         name = f"{self.name}.{part}"
-        weight, bias = self.weights[f"{name}.weight"], self.weights[f"{name}.bias"]
+        weight, bias = (
+            self.weights[f"{name}.weight"],
+            self.weights[f"{name}.bias"],
+        )
         return graph.linear(x, name, weight, bias)
 
     def norm(self, graph: GraphBuilder, x: str, part: str) -> str:

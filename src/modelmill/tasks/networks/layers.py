@@ -55,7 +55,9 @@ class Residual(nn.Module):
     al. 2018, arXiv 1812.01187).
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, stride: int) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, *, stride: int
+    ) -> None:
         super().__init__()
         last = nn.BatchNorm2d(out_channels)
         nn.init.zeros_(last.weight)  # each block begins as its shortcut
@@ -73,7 +75,9 @@ class Residual(nn.Module):
         return torch.relu(self.body(x) + self.shortcut(x))
 
 
-def pixel_stem(signature: Signature, channels: int, *, halve: bool) -> list[nn.Module]:
+def pixel_stem(
+    signature: Signature, channels: int, *, halve: bool
+) -> list[nn.Module]:
     """The first layers of a network of pictures: uint8 [N, H, W, C] -> [N, channels, H, W], or half
     the size.
     """
@@ -104,7 +108,9 @@ def residual_stages(
     return layers
 
 
-def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
+def _shortcut(
+    in_channels: int, out_channels: int, stride: int
+) -> nn.Sequential:
     """The input of a residual block in the shape of its output; empty where they are the same."""
     layers: list[nn.Module] = []
     if stride == 2:
@@ -169,6 +175,8 @@ def _embedding(tokens: int, width: int) -> nn.Embedding:
 
 def _maximum_and_mean(states: Tensor, words: Tensor) -> Tensor:
     """States of an LSTM [N, L, C] over the tokens [N, L, 1] -> [N, 2 * C]."""
-    largest = states.masked_fill(~words, -1.0).amax(1)  # states lie within -1..1
+    largest = states.masked_fill(~words, -1.0).amax(
+        1
+    )  # states lie within -1..1
     mean = (states * words).sum(1) / words.sum(1).clamp(min=1)
     return torch.cat([largest, mean], 1)

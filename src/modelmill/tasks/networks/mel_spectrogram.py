@@ -41,7 +41,9 @@ class LogMel(nn.Module):
     def forward(self, samples: Tensor) -> Tensor:
         """Samples [N, S] -> [N, mels, frames], a frame every `hop` samples."""
         x = F.pad(samples.float().unsqueeze(1), (self.pad, self.pad))
-        real, imaginary = F.conv1d(x, self.waves, stride=self.hop).chunk(2, dim=1)
+        real, imaginary = F.conv1d(x, self.waves, stride=self.hop).chunk(
+            2, dim=1
+        )
         power = torch.matmul(self.filters, real * real + imaginary * imaginary)
         return _scaled(power.clamp(min=1e-16).log10())
 
@@ -56,7 +58,9 @@ def _waves(size: int, bins: int) -> Array:
     """Cosines and sines [bins + 2, size] of a Fourier transform of `bins` samples, under a Hann
     window.
     """
-    angle = 2 * np.pi * np.outer(np.arange(bins // 2 + 1), np.arange(size)) / bins
+    angle = (
+        2 * np.pi * np.outer(np.arange(bins // 2 + 1), np.arange(size)) / bins
+    )
     window = np.hanning(size + 2)[1:-1]
     return np.concatenate([np.cos(angle), np.sin(angle)]) * window
 
@@ -77,14 +81,20 @@ def filters(rate: int, mels: int, bins: int) -> Array:
 
 def _mel_points(first: float, last: float, count: int) -> Array:
     """Frequencies in Hz, evenly spaced in mel."""
-    low, high = (2595 * np.log10(1 + frequency / 700) for frequency in (first, last))
+    low, high = (
+        2595 * np.log10(1 + frequency / 700) for frequency in (first, last)
+    )
     return np.asarray(700 * (10 ** (np.linspace(low, high, count) / 2595) - 1))
 
 
 def _triangles(points: Array, centres: Array) -> Array:
     """Triangles [points - 2, centres], each from a point over the next one to the one after."""
-    rising = (centres - points[:-2, None]) / (points[1:-1] - points[:-2])[:, None]
-    falling = (points[2:, None] - centres) / (points[2:] - points[1:-1])[:, None]
+    rising = (centres - points[:-2, None]) / (points[1:-1] - points[:-2])[
+        :, None
+    ]
+    falling = (points[2:, None] - centres) / (points[2:] - points[1:-1])[
+        :, None
+    ]
     return np.asarray(np.maximum(0, np.minimum(rising, falling)))
 
 

@@ -42,7 +42,10 @@ class SelfAttention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.inside, self.outside = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.inside, self.outside = (
+            nn.Linear(width, 3 * width),
+            nn.Linear(width, width),
+        )
         self.rotary = Rotary(width // heads)
 
     def forward(
@@ -54,11 +57,16 @@ class SelfAttention(nn.Module):
         """[N, T, W] after the cached keys and values [N, heads, P, size] -> states [N, T, W], and
         all keys and values [N, heads, P + T, size]. With a cache T is 1.
         """
-        query, key, value = project_heads(self.inside, x, 3, self.heads, packing)
+        query, key, value = project_heads(
+            self.inside, x, 3, self.heads, packing
+        )
         before = 0 if past is None else past[0].shape[2]
         query, key = self.rotary(query, before), self.rotary(key, before)
         if past is not None:
-            key, value = torch.cat([past[0], key], 2), torch.cat([past[1], value], 2)
+            key, value = (
+                torch.cat([past[0], key], 2),
+                torch.cat([past[1], value], 2),
+            )
         attended = attend(query, key, value, causal=past is None)
         return merge_heads(self.outside, attended, packing), key, value
 
@@ -69,7 +77,10 @@ class CrossAttention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.query, self.memory = nn.Linear(width, width), nn.Linear(width, 2 * width)
+        self.query, self.memory = (
+            nn.Linear(width, width),
+            nn.Linear(width, 2 * width),
+        )
         self.outside = nn.Linear(width, width)
 
     def project_memory(
@@ -98,9 +109,15 @@ class CrossAttention(nn.Module):
         """
         query = self._project_query(x)
         scores: Tensor = query @ key.transpose(2, 3) / key.shape[3] ** 0.5
-        return scores.masked_fill(~mask[:, None, None, :], MASKED).softmax(3).mean(1)
+        return (
+            scores.masked_fill(~mask[:, None, None, :], MASKED)
+            .softmax(3)
+            .mean(1)
+        )
 
-    def _project_query(self, x: Tensor, packing: Packing | None = None) -> Tensor:
+    def _project_query(
+        self, x: Tensor, packing: Packing | None = None
+    ) -> Tensor:
         return project_heads(self.query, x, 1, self.heads, packing)[0]
 
 
@@ -111,10 +128,17 @@ class DecoderBlock(nn.Module):
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
-        self.first, self.second, self.third = (nn.LayerNorm(width) for _ in range(3))
-        self.own, self.other = SelfAttention(width, heads), CrossAttention(width, heads)
+        self.first, self.second, self.third = (
+            nn.LayerNorm(width) for _ in range(3)
+        )
+        self.own, self.other = (
+            SelfAttention(width, heads),
+            CrossAttention(width, heads),
+        )
         self.body = nn.Sequential(
-            nn.Linear(width, WIDER * width), nn.GELU(), nn.Linear(WIDER * width, width)
+            nn.Linear(width, WIDER * width),
+            nn.GELU(),
+            nn.Linear(WIDER * width, width),
         )
         self.dropout = nn.Dropout(dropout)
 
@@ -143,7 +167,13 @@ class Transformer(nn.Module):
     """
 
     def __init__(
-        self, tokens: int, *, width: int, heads: int, layers: int, dropout: float
+        self,
+        tokens: int,
+        *,
+        width: int,
+        heads: int,
+        layers: int,
+        dropout: float,
     ) -> None:
         super().__init__()
         self.embedding = _embedding(tokens, width)
@@ -155,7 +185,10 @@ class Transformer(nn.Module):
         self.writer = nn.ModuleList(
             DecoderBlock(width, heads, dropout) for _ in range(layers)
         )
-        self.read_norm, self.written_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.read_norm, self.written_norm = (
+            nn.LayerNorm(width),
+            nn.LayerNorm(width),
+        )
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, ids: Tensor, target: Tensor) -> Tensor:
@@ -165,7 +198,9 @@ class Transformer(nn.Module):
         source, packing = Packing(ids != 0), Packing(target != 0)
         memory, mask = self.encode(ids, source)
         x = self._embedded(shifted_right(target)[target != 0])
-        for block, cross in zip(self.writer, self._cross_attentions(), strict=True):
+        for block, cross in zip(
+            self.writer, self._cross_attentions(), strict=True
+        ):
             projected = cross.project_memory(memory, source)
             x = block(x, projected, mask, packing=packing)[0]
         return self.written_norm(x)  # type: ignore[no-any-return]
@@ -208,7 +243,9 @@ class Transformer(nn.Module):
             [cross.project_memory(memory) for cross in self._cross_attentions()]
         )
         start = torch.full_like(ids[:, :1], END)
-        logits, key, value, attention = self._decode(start, keys, values, mask, None)
+        logits, key, value, attention = self._decode(
+            start, keys, values, mask, None
+        )
         return logits, attention, keys, values, mask, key, value
 
     def step(
@@ -249,13 +286,19 @@ class Transformer(nn.Module):
         return logits, *_stacked(cache), attention
 
     def _cross_attentions(self) -> list[CrossAttention]:
-        return [block.other for block in self.writer if isinstance(block, DecoderBlock)]
+        return [
+            block.other
+            for block in self.writer
+            if isinstance(block, DecoderBlock)
+        ]
 
     def _embedded(self, ids: Tensor) -> Tensor:
         return self.dropout(self.embedding(ids) * self.scale)  # type: ignore[no-any-return]
 
 
-def _of_layer(cache: tuple[Tensor, Tensor], layer: int) -> tuple[Tensor, Tensor]:
+def _of_layer(
+    cache: tuple[Tensor, Tensor], layer: int
+) -> tuple[Tensor, Tensor]:
     """Keys and values [N, heads, T, size] of one of the layers [N, layers, heads, T, size]."""
     return cache[0][:, layer], cache[1][:, layer]
 
@@ -271,7 +314,9 @@ class Recurrent(nn.Module):
     arXiv 1409.0473).
     """
 
-    def __init__(self, tokens: int, *, width: int, hidden: int, dropout: float) -> None:
+    def __init__(
+        self, tokens: int, *, width: int, hidden: int, dropout: float
+    ) -> None:
         super().__init__()
         self.hidden = hidden
         self.embedding = _embedding(tokens, width)
@@ -329,11 +374,18 @@ class Recurrent(nn.Module):
         """
         memory, keys, mask, hidden = self.encode(ids)
         word = self.embedding(torch.full_like(ids[:, 0], END))
-        state, hidden, attention = self._decode(word, memory, keys, mask, hidden)
+        state, hidden, attention = self._decode(
+            word, memory, keys, mask, hidden
+        )
         return self.logits(state), attention, memory, keys, mask, hidden
 
     def step(
-        self, token: Tensor, memory: Tensor, keys: Tensor, mask: Tensor, hidden: Tensor
+        self,
+        token: Tensor,
+        memory: Tensor,
+        keys: Tensor,
+        mask: Tensor,
+        hidden: Tensor,
     ) -> tuple[Tensor, ...]:
         """Token [N] and the cache -> logits of the next token, attention [N, S], the decoder's next
         state.
@@ -344,9 +396,16 @@ class Recurrent(nn.Module):
         return self.logits(state), attention, hidden
 
     def _decode(
-        self, word: Tensor, memory: Tensor, keys: Tensor, mask: Tensor, hidden: Tensor
+        self,
+        word: Tensor,
+        memory: Tensor,
+        keys: Tensor,
+        mask: Tensor,
+        hidden: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        scores = self.score(torch.tanh(keys + self.asks(hidden)[:, None]))[:, :, 0]
+        scores = self.score(torch.tanh(keys + self.asks(hidden)[:, None]))[
+            :, :, 0
+        ]
         attention = scores.masked_fill(~mask, MASKED).softmax(1)
         attended = (attention[:, None] @ memory)[:, 0]
         hidden = self.cell(torch.cat([word, attended], 1), hidden)

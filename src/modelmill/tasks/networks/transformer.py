@@ -54,7 +54,9 @@ def attend(
     """
     short = key.shape[2] <= SHORT and not torch.compiler.is_exporting()
     if not short:
-        return F.scaled_dot_product_attention(query, key, value, mask, is_causal=causal)
+        return F.scaled_dot_product_attention(
+            query, key, value, mask, is_causal=causal
+        )
     scores = (query * query.shape[3] ** -0.5) @ key.transpose(2, 3)
     if causal:
         scores = scores.masked_fill(_later_keys(scores), MASKED)
@@ -66,7 +68,9 @@ def attend(
 
 def _later_keys(scores: Tensor) -> Tensor:
     """True [T, S] for the keys after each query."""
-    return torch.ones(scores.shape[2:], dtype=torch.bool, device=scores.device).triu(1)
+    return torch.ones(
+        scores.shape[2:], dtype=torch.bool, device=scores.device
+    ).triu(1)
 
 
 class Packing:
@@ -85,7 +89,9 @@ class Packing:
     def unpack(self, x: Tensor) -> Tensor:
         """[tokens, C] -> [N, L, C], 0 at the padding."""
         zeros = x.new_zeros(self.count * self.length, x.shape[1])
-        return zeros.index_copy(0, self.positions, x).view(self.count, self.length, -1)
+        return zeros.index_copy(0, self.positions, x).view(
+            self.count, self.length, -1
+        )
 
 
 def project_heads(
@@ -98,7 +104,9 @@ def project_heads(
     """`count` projections of x by one linear layer, cut into heads and unpacked:
     [count, N, heads, L, size].
     """
-    projected: Tensor = linear(x) if packing is None else packing.unpack(linear(x))
+    projected: Tensor = (
+        linear(x) if packing is None else packing.unpack(linear(x))
+    )
     size = projected.shape[2] // count // heads
     split = projected.view(*projected.shape[:2], count, heads, size)
     return split.permute(2, 0, 3, 1, 4)
@@ -124,12 +132,17 @@ class Attention(nn.Module):
         self.rotary = Rotary(width // heads)
 
     def forward(
-        self, x: Tensor, mask: Tensor | None = None, packing: Packing | None = None
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        packing: Packing | None = None,
     ) -> Tensor:
         """[N, L, width], or packed [tokens, width] -> the same shape; the mask [N, L] is true for
         tokens, false for padding.
         """
-        query, key, value = project_heads(self.inside, x, 3, self.heads, packing)
+        query, key, value = project_heads(
+            self.inside, x, 3, self.heads, packing
+        )
         keys = None if mask is None else mask[:, None, None, :]
         attended = attend(
             self.rotary(query),
@@ -159,12 +172,17 @@ class Block(nn.Module):
         self.first, self.second = nn.LayerNorm(width), nn.LayerNorm(width)
         self.attention = Attention(width, heads, causal=causal)
         self.body = nn.Sequential(
-            nn.Linear(width, wider * width), nn.GELU(), nn.Linear(wider * width, width)
+            nn.Linear(width, wider * width),
+            nn.GELU(),
+            nn.Linear(wider * width, width),
         )
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, x: Tensor, mask: Tensor | None = None, packing: Packing | None = None
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        packing: Packing | None = None,
     ) -> Tensor:
         """[N, L, width], or packed [tokens, width] -> the same shape."""
         x = x + self.dropout(self.attention(self.first(x), mask, packing))
@@ -187,7 +205,9 @@ class Encoder(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(tokens, width, padding_idx=0)
         nn.init.normal_(self.embedding.weight, std=0.02)
-        self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(layers))
+        self.blocks = nn.ModuleList(
+            Block(width, heads, dropout) for _ in range(layers)
+        )
         self.last = nn.LayerNorm(width)
         self.dropout, self.word_dropout = nn.Dropout(dropout), word_dropout
 
@@ -201,7 +221,9 @@ class Encoder(nn.Module):
         for block in self.blocks:
             x = block(x, mask, packing)
         x = self.last(x)
-        return (x if packing is None else packing.unpack(x)) * (ids != 0)[:, :, None]
+        return (x if packing is None else packing.unpack(x)) * (ids != 0)[
+            :, :, None
+        ]
 
 
 class Classifier(nn.Module):
@@ -212,7 +234,9 @@ class Classifier(nn.Module):
     ) -> None:
         super().__init__()
         self.encoder = encoder
-        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(2 * width, classes))
+        self.head = nn.Sequential(
+            nn.Dropout(dropout), nn.Linear(2 * width, classes)
+        )
 
     def forward(self, ids: Tensor) -> Tensor:
         """Token ids [N, L] -> logits [N, classes], from the mean and the maximum over all
@@ -260,7 +284,9 @@ class MaskedLM(nn.Module):
 
     def logits(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Logits [M, tokens] of the positions that are true in the mask [N, L], row by row."""
-        return self._project(self.encoder(shortened(ids))[mask[:, : longest(ids)]])
+        return self._project(
+            self.encoder(shortened(ids))[mask[:, : longest(ids)]]
+        )
 
     def forward(self, ids: Tensor, positions: Tensor) -> Tensor:
         """Token ids [N, L] and positions [N, P] -> logits [N, P, tokens]."""
@@ -269,7 +295,9 @@ class MaskedLM(nn.Module):
         return self._project(states.gather(1, index))
 
     def _project(self, states: Tensor) -> Tensor:
-        return F.linear(self.head(states), self.encoder.embedding.weight, self.bias)
+        return F.linear(
+            self.head(states), self.encoder.embedding.weight, self.bias
+        )
 
 
 class Decoder(nn.Module):

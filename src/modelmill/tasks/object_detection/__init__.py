@@ -22,7 +22,12 @@ from modelmill.tasks.base import (
 from modelmill.tasks.decoding import image_decoder
 from modelmill.tasks.decoding.image_decoder import Placement, Preprocessing
 from modelmill.tasks.inputs import ImageTask
-from modelmill.tasks.object_detection.settings import IGNORED, NO_BOX, SIDES, TOP
+from modelmill.tasks.object_detection.settings import (
+    IGNORED,
+    NO_BOX,
+    SIDES,
+    TOP,
+)
 from modelmill.types import Json, Struct, TensorSpec
 
 STRIDE = 32
@@ -76,14 +81,19 @@ class ObjectDetection(ImageTask):
             TensorSpec(name="classes", datatype="INT64", shape=[-1, TOP]),
         ]
 
-    def decode(self, data: Raw, context: Context, parameters: Any = None) -> Arrays:
+    def decode(
+        self, data: Raw, context: Context, parameters: Any = None
+    ) -> Arrays:
         """`image`: uint8 [height, width, channels], and a note of the height and width that were
         sent.
 
         Raises `InvalidInput`, `TooLarge`.
         """
         image = image_decoder.decode(data, context.preprocessing)
-        return {"image": image, SENT: np.array(image_decoder.size_of(data), np.int32)}
+        return {
+            "image": image,
+            SENT: np.array(image_decoder.size_of(data), np.int32),
+        }
 
     def encode(
         self, arrays: Arrays, context: Context, parameters: Parameters
@@ -105,7 +115,9 @@ class ObjectDetection(ImageTask):
             {
                 "label": context.labels[int(kinds[at])],
                 "score": round(float(scores[at]), 6),
-                "box": dict(zip(SIDES, boxes[at].astype(int).tolist(), strict=True)),
+                "box": dict(
+                    zip(SIDES, boxes[at].astype(int).tolist(), strict=True)
+                ),
             }
             for at in _best(boxes, kinds)
             if (boxes[at, 2:] > boxes[at, :2]).all()
@@ -159,14 +171,19 @@ class ObjectDetection(ImageTask):
         return image_decoder.png(pixels)
 
 
-def _with_usual_size(samples: Sequence[Raw], how: Preprocessing) -> Preprocessing:
+def _with_usual_size(
+    samples: Sequence[Raw], how: Preprocessing
+) -> Preprocessing:
     """The settings with the median size of the samples where none is given, as far as `max_side`
     allows.
     """
-    height, width = np.median([image_decoder.size_of(raw) for raw in samples], axis=0)
+    height, width = np.median(
+        [image_decoder.size_of(raw) for raw in samples], axis=0
+    )
     scale = min(1.0, how.max_side / max(height, width))
     sides = [
-        max(STRIDE, round(side * scale / STRIDE) * STRIDE) for side in (height, width)
+        max(STRIDE, round(side * scale / STRIDE) * STRIDE)
+        for side in (height, width)
     ]
     return msgspec.structs.replace(
         how, height=how.height or sides[0], width=how.width or sides[1]
@@ -277,7 +294,9 @@ def _same(one: Json, other: Json, tolerance: float) -> bool:
 
 
 def _same_place(one: Json, other: Json, tolerance: float) -> bool:
-    corners = [np.array([list(row["box"].values())], float) for row in (one, other)]
+    corners = [
+        np.array([list(row["box"].values())], float) for row in (one, other)
+    ]
     slack = 1.0  # pixel: what rounding may move a corner by
     close = bool((np.abs(corners[0] - corners[1]) <= slack).all())
     return close or _iou(*corners).item() >= 1 - 6 * tolerance

@@ -13,7 +13,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from modelmill.data.augment import jitter_colours
-from modelmill.tasks.object_detection.settings import IGNORED, NO_BOX, BoxAugment
+from modelmill.tasks.object_detection.settings import (
+    IGNORED,
+    NO_BOX,
+    BoxAugment,
+)
 
 MIN_VISIBLE = 0.35
 """Share of a box that must stay inside the picture; boxes with less are ignored."""
@@ -35,7 +39,9 @@ def changed(
 
     M may change: padding rows that no picture needs are removed.
     """
-    scenes = Scenes(pictures.permute(0, 3, 1, 2).float(), *compacted(boxes, classes))
+    scenes = Scenes(
+        pictures.permute(0, 3, 1, 2).float(), *compacted(boxes, classes)
+    )
     if options.mosaic:
         scenes = _mosaic(scenes, options.mosaic)
     x, boxes, classes = _resampled(scenes, options)
@@ -48,9 +54,9 @@ def compacted(boxes: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
     order = (classes == NO_BOX).int().argsort(dim=1, stable=True)
     rows_needed = max(1, int((classes != NO_BOX).sum(1).max()))
     order = order[:, :rows_needed]
-    return boxes.gather(1, order.unsqueeze(2).expand(-1, -1, 4)), classes.gather(
-        1, order
-    )
+    return boxes.gather(
+        1, order.unsqueeze(2).expand(-1, -1, 4)
+    ), classes.gather(1, order)
 
 
 def _mosaic(scenes: Scenes, share: float) -> Scenes:
@@ -118,7 +124,9 @@ def _boxes_in_part(boxes: Tensor, part: Part, x: Tensor) -> Tensor:
     """Boxes in 0..1 of pictures that were shrunk into this part of `x`."""
     height, width = x.shape[2:]
     scale = x.new_tensor([part.size[1] / width, part.size[0] / height] * 2)
-    corner = x.new_tensor([part.columns.start / width, part.rows.start / height] * 2)
+    corner = x.new_tensor(
+        [part.columns.start / width, part.rows.start / height] * 2
+    )
     return boxes * scale + corner
 
 
@@ -130,20 +138,25 @@ def _resampled(scenes: Scenes, options: BoxAugment) -> Scenes:
     shift = (torch.rand_like(limit) * 2 - 1) * limit
     ratio = ratio * _mirroring(x, options)
     return Scenes(
-        _warped(x, ratio, shift), *_transformed_boxes(boxes, classes, ratio, shift)
+        _warped(x, ratio, shift),
+        *_transformed_boxes(boxes, classes, ratio, shift),
     )
 
 
 def _zoom(x: Tensor, options: BoxAugment) -> Tensor:
     """The shares [N, 2] of width and height that are seen, drawn at random."""
-    scale = _uniform(x, math.log(options.scale_min), math.log(options.scale_max)).exp()
+    scale = _uniform(
+        x, math.log(options.scale_min), math.log(options.scale_max)
+    ).exp()
     aspect = _uniform(x, -options.aspect, options.aspect).exp()
     return torch.stack([scale * aspect, scale / aspect], 1)
 
 
 def _mirroring(x: Tensor, options: BoxAugment) -> Tensor:
     """-1 or 1 for each picture and direction, [N, 2]."""
-    return torch.stack([_sign(x, options.flip), _sign(x, options.flip_vertical)], 1)
+    return torch.stack(
+        [_sign(x, options.flip), _sign(x, options.flip_vertical)], 1
+    )
 
 
 def _warped(x: Tensor, ratio: Tensor, shift: Tensor) -> Tensor:

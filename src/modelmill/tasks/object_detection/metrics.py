@@ -8,7 +8,10 @@ from numpy.typing import NDArray
 
 from modelmill.data.base import Box
 from modelmill.tasks.base import Evaluation, Measured
-from modelmill.tasks.object_detection.pictures import curves_picture, samples_picture
+from modelmill.tasks.object_detection.pictures import (
+    curves_picture,
+    samples_picture,
+)
 from modelmill.tasks.object_detection.precision import Boxes, Precision, measure
 from modelmill.tasks.object_detection.settings import SIDES
 from modelmill.types import Json
@@ -68,7 +71,9 @@ def _answer(answer: Any, number: dict[str, int]) -> Boxes:
 def _truth(boxes: Sequence[Box], number: dict[str, int]) -> Boxes:
     labelled = [box for box in boxes if box.label in number]
     return Boxes(
-        _corners([[box.xmin, box.ymin, box.xmax, box.ymax] for box in labelled]),
+        _corners(
+            [[box.xmin, box.ymin, box.xmax, box.ymax] for box in labelled]
+        ),
         np.array([number[box.label] for box in labelled], np.int64),
         np.array([box.ignored for box in labelled], bool),
     )

@@ -25,7 +25,9 @@ class Detector(nn.Module):
         self.stem = _stem(signature, channels)
         widths = [channels << stage for stage in range(1, STAGES)]
         self.stages = nn.ModuleList(_stage(width, blocks) for width in widths)
-        self.laterals = nn.ModuleList(nn.Conv2d(width, neck, 1) for width in widths)
+        self.laterals = nn.ModuleList(
+            nn.Conv2d(width, neck, 1) for width in widths
+        )
         self.smooth = _smoothing(neck)
         self.heat = _head(neck, signature.classes, -math.log(1 / PRIOR - 1))
         self.reach = _head(neck, 4, 0.0)
@@ -36,7 +38,9 @@ class Detector(nn.Module):
         top = features.pop()
         while features:
             finer = features.pop()
-            top = finer + F.interpolate(top, size=finer.shape[2:], mode="nearest")
+            top = finer + F.interpolate(
+                top, size=finer.shape[2:], mode="nearest"
+            )
         top = self.smooth(top)
         return self.heat(top), self.reach(top)
 
@@ -71,7 +75,9 @@ def _stage(width: int, blocks: int) -> nn.Sequential:
 
 
 def _smoothing(neck: int) -> nn.Sequential:
-    return nn.Sequential(conv(neck, neck, bias=False), nn.BatchNorm2d(neck), nn.ReLU())
+    return nn.Sequential(
+        conv(neck, neck, bias=False), nn.BatchNorm2d(neck), nn.ReLU()
+    )
 
 
 def _head(neck: int, out_channels: int, bias: float) -> nn.Sequential:

@@ -94,7 +94,9 @@ def _draw_found_boxes(axes: "Axes", answer: Sequence[Json]) -> None:
     for found in answer:
         if found["score"] >= MIN_DRAWN_SCORE:
             corners = [found["box"][side] for side in SIDES]
-            _draw(axes, corners, "red", f"{found['label']} {found['score']:.2f}")
+            _draw(
+                axes, corners, "red", f"{found['label']} {found['score']:.2f}"
+            )
 
 
 def _draw(axes: "Axes", box: Sequence[float], color: str, text: str) -> None:
@@ -115,7 +117,9 @@ def _draw(axes: "Axes", box: Sequence[float], color: str, text: str) -> None:
         _write(axes, xmin, ymin, text, color)
 
 
-def _write(axes: "Axes", x: float, y: float, text: str, background: str) -> None:
+def _write(
+    axes: "Axes", x: float, y: float, text: str, background: str
+) -> None:
     axes.text(
         x,
         y,

@@ -39,7 +39,9 @@ class Precision(NamedTuple):
 
     def of_class(self, number: int) -> "Precision":
         """The precision of one class."""
-        return Precision(self.curves[:, :, number : number + 1], [self.objects[number]])
+        return Precision(
+            self.curves[:, :, number : number + 1], [self.objects[number]]
+        )
 
 
 def measure(
@@ -70,7 +72,9 @@ def _objects(truths: Sequence[Boxes], classes: int) -> list[int]:
     """How many objects each class has, without ignored ones."""
     counts = np.zeros(classes, int)
     for one in truths:
-        counts += np.bincount(one.classes[~one.scores.astype(bool)], minlength=classes)
+        counts += np.bincount(
+            one.classes[~one.scores.astype(bool)], minlength=classes
+        )
     return [int(count) for count in counts]
 
 
@@ -80,12 +84,21 @@ def _coco_index(truths: Sequence[Boxes], classes: int) -> Any:
 
     numbers = range(1, len(truths) + 1)
     images = [{"id": number, "width": 1, "height": 1} for number in numbers]
-    categories = [{"id": number, "name": str(number)} for number in range(classes)]
-    annotations = [
-        _coco_annotation(picture, box, number) | {"id": key, "iscrowd": int(ignored)}
-        for key, (picture, box, number, ignored) in enumerate(_numbered(truths), 1)
+    categories = [
+        {"id": number, "name": str(number)} for number in range(classes)
     ]
-    contents = {"images": images, "categories": categories, "annotations": annotations}
+    annotations = [
+        _coco_annotation(picture, box, number)
+        | {"id": key, "iscrowd": int(ignored)}
+        for key, (picture, box, number, ignored) in enumerate(
+            _numbered(truths), 1
+        )
+    ]
+    contents = {
+        "images": images,
+        "categories": categories,
+        "annotations": annotations,
+    }
     return COCO(contents, print_function=_silent)
 
 
@@ -133,15 +146,21 @@ def average_precision(
         Boxes(b[s > 0], k[s > 0], s[s > 0])
         for s, b, k in zip(scores, boxes, class_numbers, strict=True)
     ]
-    truths = [_unpadded(b, k) for b, k in zip(true_boxes, true_kinds, strict=True)]
-    highest = max((_highest_class(one) for one in (*predicted, *truths)), default=0)
+    truths = [
+        _unpadded(b, k) for b, k in zip(true_boxes, true_kinds, strict=True)
+    ]
+    highest = max(
+        (_highest_class(one) for one in (*predicted, *truths)), default=0
+    )
     return measure(predicted, truths, highest + 1).mean(0)
 
 
 def _unpadded(boxes: Array, classes: Array) -> Boxes:
     """The true boxes of a padded picture; a negative class is ignored."""
     present = classes != NO_BOX
-    return Boxes(boxes[present], np.maximum(classes, 0)[present], classes[present] < 0)
+    return Boxes(
+        boxes[present], np.maximum(classes, 0)[present], classes[present] < 0
+    )
 
 
 def _highest_class(boxes: Boxes) -> int:

@@ -46,7 +46,9 @@ def peaks(heat: Tensor, reach: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     cells = heat.shape[2] * heat.shape[3]
     scores, cells_of_peaks = _local_maxima(heat).topk(TOP, dim=1)
-    classes = torch.div(cells_of_peaks, cells, rounding_mode="floor") * (scores > 0)
+    classes = torch.div(cells_of_peaks, cells, rounding_mode="floor") * (
+        scores > 0
+    )
     index = (cells_of_peaks % cells).unsqueeze(1).expand(-1, 4, -1)
     boxes = decode_boxes(reach).flatten(2).gather(2, index).transpose(1, 2)
     return scores, boxes.clamp(0, 1), classes
@@ -57,7 +59,9 @@ def _local_maxima(heat: Tensor) -> Tensor:
     heat = torch.sigmoid(heat.float())
     highest = F.max_pool2d(heat, 3, 1, 1) == heat
     heat = torch.where(highest, heat, torch.zeros_like(heat)).flatten(1)
-    return F.pad(heat, (0, TOP - heat.shape[1])) if heat.shape[1] < TOP else heat
+    return (
+        F.pad(heat, (0, TOP - heat.shape[1])) if heat.shape[1] < TOP else heat
+    )
 
 
 def decode_boxes(reach: Tensor) -> Tensor:
@@ -78,10 +82,14 @@ def _centres(cells: int, like: Tensor) -> Tensor:
 def loss(network: nn.Module, batch: Batch, settings: TrainSettings) -> Tensor:
     """Focal loss of the heat map plus generalised IoU loss of the boxes, per object."""
     heat, reach = network(batch["image"])
-    return objective(heat.float(), reach, *compacted(batch["boxes"], batch["classes"]))
+    return objective(
+        heat.float(), reach, *compacted(batch["boxes"], batch["classes"])
+    )
 
 
-def objective(heat: Tensor, reach: Tensor, boxes: Tensor, classes: Tensor) -> Tensor:
+def objective(
+    heat: Tensor, reach: Tensor, boxes: Tensor, classes: Tensor
+) -> Tensor:
     """The loss of heat [N, C, H, W] and reach [N, 4, H, W] against boxes [N, M, 4] in 0..1 of
     classes [N, M].
     """
@@ -102,7 +110,9 @@ def _target(heat: Tensor, gaussians: Tensor, classes: Tensor) -> Tensor:
     return torch.zeros_like(heat).scatter_reduce(1, kind, gaussians, "amax")
 
 
-def _gaussians(boxes: Tensor, classes: Tensor, height: int, width: int) -> Tensor:
+def _gaussians(
+    boxes: Tensor, classes: Tensor, height: int, width: int
+) -> Tensor:
     """A Gaussian for each object [N, M, H, W], 1 at the cell of its centre; 0 for padding rows."""
     size = boxes.new_tensor([width, height])
     low, high = boxes[..., :2] * size, boxes[..., 2:] * size
@@ -110,7 +120,9 @@ def _gaussians(boxes: Tensor, classes: Tensor, height: int, width: int) -> Tenso
     deviation = ((high - low) * GAUSSIAN).clamp(min=0.4)
     across = _deviations(width, centre[..., 0:1], deviation[..., 0:1])
     down = _deviations(height, centre[..., 1:2], deviation[..., 1:2])
-    gaussian = torch.exp(-(across[..., None, :] ** 2 + down[..., :, None] ** 2) / 2)
+    gaussian = torch.exp(
+        -(across[..., None, :] ** 2 + down[..., :, None] ** 2) / 2
+    )
     counted = (classes >= 0)[..., None, None] & (gaussian > MIN_HEAT)
     return torch.where(counted, gaussian, torch.zeros_like(gaussian))
 
@@ -147,12 +159,13 @@ def _box_loss(reach: Tensor, boxes: Tensor, gaussians: Tensor) -> Tensor:
     which sum to 1 for each object. A cell under several Gaussians gets the smallest box.
     """
     area = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
-    smallest = torch.where(gaussians > 0, area[..., None, None], torch.inf).argmin(
-        1, keepdim=True
-    )
+    smallest = torch.where(
+        gaussians > 0, area[..., None, None], torch.inf
+    ).argmin(1, keepdim=True)
     truth = _boxes_of_cells(boxes, smallest)
     return (
-        (1 - _giou(decode_boxes(reach), truth)) * _cell_weights(gaussians, smallest)
+        (1 - _giou(decode_boxes(reach), truth))
+        * _cell_weights(gaussians, smallest)
     ).sum()
 
 
@@ -173,11 +186,16 @@ def _boxes_of_cells(boxes: Tensor, assigned: Tensor) -> Tensor:
 
 def _giou(predicted: Tensor, truth: Tensor) -> Tensor:
     """The generalised IoU of corners [N, 4, ...], -1..1."""
-    lows, highs = (predicted[:, :2], truth[:, :2]), (predicted[:, 2:], truth[:, 2:])
+    lows, highs = (
+        (predicted[:, :2], truth[:, :2]),
+        (predicted[:, 2:], truth[:, 2:]),
+    )
     common = (torch.minimum(*highs) - torch.maximum(*lows)).clamp(min=0).prod(1)
     union = _areas(predicted) + _areas(truth) - common
     hull = (torch.maximum(*highs) - torch.minimum(*lows)).prod(1)
-    return common / union.clamp(min=1e-7) - (hull - union) / hull.clamp(min=1e-7)
+    return common / union.clamp(min=1e-7) - (hull - union) / hull.clamp(
+        min=1e-7
+    )
 
 
 def _areas(boxes: Tensor) -> Tensor:

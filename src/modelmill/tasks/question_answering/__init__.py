@@ -66,7 +66,7 @@ class Preprocessing(text_tokenizer.Preprocessing, frozen=True, kw_only=True):
     ] = 512
 
 
-class Asked(NamedTuple):
+class TokenizedQuestion(NamedTuple):
     """A question and its passage, with their tokens and where they stand."""
 
     question: str
@@ -84,7 +84,10 @@ class Parameters(Struct, frozen=True, kw_only=True):
     """
 
     top_k: Annotated[
-        int, Meta(ge=1, le=20, description="answers; a list where there are several")
+        int,
+        Meta(
+            ge=1, le=20, description="answers; a list where there are several"
+        ),
     ] = 1
     max_answer_len: Annotated[
         int, Meta(ge=1, le=1000, description="most tokens of an answer")
@@ -131,7 +134,9 @@ class QuestionAnswering(Task):
         """The tokenizer, learnt from questions and passages, and the length of passages."""
         questions, contexts = zip(*map(asked_of, samples), strict=True)
         passages = list(dict.fromkeys(contexts))
-        found = text_tokenizer.prepare([*questions, *passages], preprocessing, folder)
+        found = text_tokenizer.prepare(
+            [*questions, *passages], preprocessing, folder
+        )
         if preprocessing.max_length:
             return found
         tokenizer = load_tokenizer(folder / TOKENIZER)
@@ -147,7 +152,9 @@ class QuestionAnswering(Task):
         return [
             # Of one length: two free lengths that recurrent layers run over are taken for the
             # same one by the exporter.
-            TensorSpec(name="question", datatype="INT64", shape=[-1, QUESTION_TOKENS]),
+            TensorSpec(
+                name="question", datatype="INT64", shape=[-1, QUESTION_TOKENS]
+            ),
             TensorSpec(name="passage", datatype="INT64", shape=[-1, -1]),
             TensorSpec(name="features", datatype="FP32", shape=[-1, -1, COUNT]),
             TensorSpec(name="endings", datatype="INT64", shape=[-1, -1]),
@@ -163,29 +170,35 @@ class QuestionAnswering(Task):
             for name in ("start", "end")
         ]
 
-    def decode(self, data: Raw, context: Context, parameters: Any = None) -> Arrays:
+    def decode(
+        self, data: Raw, context: Context, parameters: Any = None
+    ) -> Arrays:
         """`question`: int64 [64]; `passage`, `endings`, `partners`: int64 [C], `features`: float32
         [C, F], C = n * 64.
 
         Raises `InvalidInput`.
         """
-        asked = _read(data, context)
-        size = max(1, -(-len(asked.ids) // STEP)) * STEP
-        known = _known(asked, context)
-        places = np.array(asked.offsets, np.int64).reshape(-1, 2)
+        pair = _read(data, context)
+        size = max(1, -(-len(pair.ids) // STEP)) * STEP
+        known = _known(pair, context)
+        places = np.array(pair.offsets, np.int64).reshape(-1, 2)
         return {
-            "question": asked.question_ids,
+            "question": pair.question_ids,
             **{name: _filled(array, size) for name, array in known.items()},
             f"{NOTE}places": _filled(places, size),
-            f"{NOTE}context": text_tokenizer.noted(asked.context),
+            f"{NOTE}context": text_tokenizer.noted(pair.context),
         }
 
     def usage(self, inputs: Arrays, outputs: Arrays, context: Context) -> Usage:
         """`prompt_tokens` of questions and passages."""
-        read = sum(np.count_nonzero(inputs[name]) for name in ("question", "passage"))
+        read = sum(
+            np.count_nonzero(inputs[name]) for name in ("question", "passage")
+        )
         return {"prompt_tokens": int(read)}
 
-    def encode(self, arrays: Arrays, context: Context, parameters: Parameters) -> Any:
+    def encode(
+        self, arrays: Arrays, context: Context, parameters: Parameters
+    ) -> Any:
         """The best answer, or with `top_k` a list of them: `answer`, `score`, and `start` and `end`
         in characters.
 
@@ -210,14 +223,14 @@ class QuestionAnswering(Task):
         none.
         """
         assert isinstance(item.target, tuple)
-        asked, size = _read(item.data, context), context.preprocessing.max_length
-        touched = [_tokens_of(asked, one) for one in item.target] or [(-1, -1)]
-        begin = _begin_of_part(touched[0], len(asked.ids), size)
+        pair, size = _read(item.data, context), context.preprocessing.max_length
+        touched = [_tokens_of(pair, one) for one in item.target] or [(-1, -1)]
+        begin = _begin_of_part(touched[0], len(pair.ids), size)
         known = {
             name: _filled(array[begin : begin + size], size)
-            for name, array in _known(asked, context).items()
+            for name, array in _known(pair, context).items()
         }
-        arrays = {"question": asked.question_ids, **known}
+        arrays = {"question": pair.question_ids, **known}
         return (
             {name: _small(array) for name, array in arrays.items()},
             {"spans": _spans(touched, begin, size)},
@@ -239,7 +252,8 @@ class QuestionAnswering(Task):
     def same_answer(self, one: Any, other: Any, tolerance: float) -> bool:
         """Whether two answers are the same, or as likely: rounding may turn a tie."""
         mine, theirs = (
-            [found] if isinstance(found, dict) else found for found in (one, other)
+            [found] if isinstance(found, dict) else found
+            for found in (one, other)
         )
         return len(mine) == len(theirs) and all(
             abs(a["score"] - b["score"]) <= tolerance
@@ -280,7 +294,7 @@ def _document(data: Raw) -> Json:
     return document
 
 
-def _read(data: Raw, context: Context) -> Asked:
+def _read(data: Raw, context: Context) -> TokenizedQuestion:
     question, text = asked_of(data)
     tokenizer = load_tokenizer(context.folder / TOKENIZER)
     encoded = tokenizer.encode_with_places(text)
@@ -290,7 +304,7 @@ def _read(data: Raw, context: Context) -> Asked:
             "send a part"
         )
     said = tokenizer.encode_with_places(question)
-    return Asked(
+    return TokenizedQuestion(
         question,
         text,
         _cut(text, encoded.places),
@@ -306,16 +320,16 @@ def _cut(text: str, places: Sequence[tuple[int, int]]) -> list[str]:
     return [text[start:end] for start, end in places]
 
 
-def _known(asked: Asked, context: Context) -> Arrays:
+def _known(pair: TokenizedQuestion, context: Context) -> Arrays:
     """What a network sees of each token of a passage."""
-    places, alike = partners(asked.words, asked.question_words)
+    places, alike = partners(pair.words, pair.question_words)
     tokens = context.preprocessing.tokens
     return {
-        "passage": asked.ids,
+        "passage": pair.ids,
         "features": features(
-            asked.question_words, asked.words, alike, asked.ids, tokens
+            pair.question_words, pair.words, alike, pair.ids, tokens
         ),
-        "endings": endings(asked.words),
+        "endings": endings(pair.words),
         "partners": places,
     }
 
@@ -404,27 +418,29 @@ def _small(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return array.astype(np.int32) if array.dtype == np.int64 else array
 
 
-def _tokens_of(asked: Asked, answer: tuple[str, int]) -> tuple[int, int]:
+def _tokens_of(
+    pair: TokenizedQuestion, answer: tuple[str, int]
+) -> tuple[int, int]:
     """The first and the last token that an answer touches; (-1, -1) where it touches none."""
     text, start = answer
     touched = [
         n
-        for n, (a, b) in enumerate(asked.offsets)
+        for n, (a, b) in enumerate(pair.offsets)
         if a < start + len(text) and b > start
     ]
     return (touched[0], touched[-1]) if touched else (-1, -1)
 
 
 def _baseline(data: Raw, context: Context) -> str:
-    asked = _read(data, context)
-    _, alike = partners(asked.words, asked.question_words)
+    pair = _read(data, context)
+    _, alike = partners(pair.words, pair.question_words)
     tokens = context.preprocessing.tokens
     first, last = window_baseline(
-        asked.question_words, asked.words, alike, asked.ids, tokens
+        pair.question_words, pair.words, alike, pair.ids, tokens
     )
     if last <= first:
         return ""
-    return asked.context[asked.offsets[first][0] : asked.offsets[last - 1][1]]
+    return pair.context[pair.offsets[first][0] : pair.offsets[last - 1][1]]
 
 
 def metrics(measured: Measured) -> Evaluation:

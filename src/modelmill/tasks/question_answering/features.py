@@ -25,7 +25,9 @@ ENDINGS = 512
 ENDS = frozenset(".!?\u3002\uff01\uff1f\uff1b;")
 
 
-def partners(passage: Sequence[str], question: Sequence[str]) -> tuple[Array, Array]:
+def partners(
+    passage: Sequence[str], question: Sequence[str]
+) -> tuple[Array, Array]:
     """The position from 1 of the question word that matches each passage word (0: none), int64, and
     the similarity of the two, 0..1, float32.
 
@@ -40,7 +42,9 @@ def partners(passage: Sequence[str], question: Sequence[str]) -> tuple[Array, Ar
     last = 0
     for number, word in enumerate(map(str.lower, passage)):
         position, similarity[number] = matches.of(word)
-        continues = 0 < last < len(question_words) and question_words[last] == word
+        continues = (
+            0 < last < len(question_words) and question_words[last] == word
+        )
         last = last + 1 if continues else position
         positions[number] = last
     return positions, similarity
@@ -51,7 +55,9 @@ class _Matches:
 
     def __init__(self, question: Sequence[str]) -> None:
         numbered = list(enumerate(question, 1))
-        self._pairs = [(n, _letters(word)) for n, word in numbered if _is_long(word)]
+        self._pairs = [
+            (n, _letters(word)) for n, word in numbered if _is_long(word)
+        ]
         # The first of equal words counts.
         self._known = {word: (n, 1.0) for n, word in reversed(numbered)}
 
@@ -92,7 +98,9 @@ def endings(words: Sequence[str]) -> Array:
     """
     return np.array(
         [
-            1 + crc32(word[-ENDING:].lower().encode("utf-8", "replace")) % (ENDINGS - 1)
+            1
+            + crc32(word[-ENDING:].lower().encode("utf-8", "replace"))
+            % (ENDINGS - 1)
             for word in words
         ],
         np.int64,
@@ -147,7 +155,9 @@ def _matched_pairs(question: Sequence[str], words: Sequence[str]) -> Array:
     return matched
 
 
-def _total_rarity(whole: set[str], words: Sequence[str], rarity: Array) -> float:
+def _total_rarity(
+    whole: set[str], words: Sequence[str], rarity: Array
+) -> float:
     """The summed rarity of the question words that the passage has."""
     found = sum(rarity[words.index(word)] for word in whole if word in words)
     return max(1e-3, float(found))
@@ -155,7 +165,9 @@ def _total_rarity(whole: set[str], words: Sequence[str], rarity: Array) -> float
 
 def _window_sums(weight: Array, total: float) -> list[Array]:
     """The summed weight around each token, for each of `WINDOWS`."""
-    sums = (np.convolve(weight, np.ones(2 * width + 1), "same") for width in WINDOWS)
+    sums = (
+        np.convolve(weight, np.ones(2 * width + 1), "same") for width in WINDOWS
+    )
     return [_fitted(window / total, len(weight)) for window in sums]
 
 

@@ -21,7 +21,8 @@ def normal(text: str) -> str:
     plain = "".join(
         letter
         for letter in text.lower()
-        if letter not in string.punctuation and not (unspaced and _is_mark(letter))
+        if letter not in string.punctuation
+        and not (unspaced and _is_mark(letter))
     )
     return " ".join(ARTICLES.sub(" ", plain).split())
 
@@ -37,7 +38,9 @@ def tokens(text: str) -> list[str]:
 
 def exact(answer: str, truths: Sequence[str]) -> float:
     """1 where an answer equals one of the truths; without truths the empty answer is right."""
-    return float(any(normal(answer) == normal(truth) for truth in truths or [""]))
+    return float(
+        any(normal(answer) == normal(truth) for truth in truths or [""])
+    )
 
 
 def f1(answer: str, truths: Sequence[str]) -> float:

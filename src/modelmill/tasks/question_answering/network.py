@@ -9,7 +9,11 @@ from torch import Tensor, nn
 from modelmill.tasks.networks.recurrent import BidirectionalGru
 from modelmill.tasks.networks.token_ids import attention_mask, drop_words
 from modelmill.tasks.networks.transformer import MASKED, Encoder
-from modelmill.tasks.question_answering.features import COUNT, ENDINGS, SIMILARITY
+from modelmill.tasks.question_answering.features import (
+    COUNT,
+    ENDINGS,
+    SIMILARITY,
+)
 
 
 class Pointers(nn.Module):
@@ -17,7 +21,10 @@ class Pointers(nn.Module):
 
     def __init__(self, states: int, question: int) -> None:
         super().__init__()
-        self.start, self.end = nn.Linear(question, states), nn.Linear(question, states)
+        self.start, self.end = (
+            nn.Linear(question, states),
+            nn.Linear(question, states),
+        )
         self.own = nn.Linear(states, 2)
         self.none = nn.Linear(question, 2)
 
@@ -67,7 +74,9 @@ class Reader(nn.Module):
         self.question = BidirectionalGru(width, hidden)
         first = 2 * width + width // 2 + 2 * hidden + width // 4
         sizes = [first, *[2 * hidden] * (layers - 1)]
-        self.passage = nn.ModuleList(BidirectionalGru(size, hidden) for size in sizes)
+        self.passage = nn.ModuleList(
+            BidirectionalGru(size, hidden) for size in sizes
+        )
         self.weigh = nn.Linear(2 * hidden, 1)
         self.pointers = Pointers(2 * hidden * layers + width // 2, 2 * hidden)
         self.dropout = nn.Dropout(dropout)
@@ -92,8 +101,13 @@ class Reader(nn.Module):
         """
         mask = passage != 0
         question_mask = attention_mask(question)
-        question_words, passage_words = self._words(question), self._words(passage)
-        question_states = self.dropout(self.question(question_words, question_mask))
+        question_words, passage_words = (
+            self._words(question),
+            self._words(passage),
+        )
+        question_states = self.dropout(
+            self.question(question_words, question_mask)
+        )
         matches = torch.relu(self.common(features))
         parts = [
             passage_words,
@@ -104,7 +118,8 @@ class Reader(nn.Module):
         ]
         states = self._states(torch.cat(parts, 2), mask)
         pooled = self._pooled(question_states, question_mask)
-        return self.pointers(torch.cat([matches, *states], 2), pooled, mask)  # type: ignore[no-any-return]
+        passage = torch.cat([matches, *states], 2)
+        return self.pointers(passage, pooled, mask)  # type: ignore[no-any-return]
 
     def _states(self, x: Tensor, mask: Tensor) -> list[Tensor]:
         """The states of the passage after each layer, [N, C, 2 * hidden]."""
@@ -116,15 +131,21 @@ class Reader(nn.Module):
 
     def _pooled(self, states: Tensor, mask: Tensor) -> Tensor:
         """The question [N, 2 * hidden]: the mean of its words' states by learnt weights."""
-        weights = self.weigh(states)[:, :, 0].masked_fill(~mask, MASKED).softmax(1)
+        weights = (
+            self.weigh(states)[:, :, 0].masked_fill(~mask, MASKED).softmax(1)
+        )
         pooled: Tensor = (weights[:, None] @ states)[:, 0]
         return pooled
 
-    def _aligned(self, passage: Tensor, question: Tensor, mask: Tensor) -> Tensor:
+    def _aligned(
+        self, passage: Tensor, question: Tensor, mask: Tensor
+    ) -> Tensor:
         """For each passage word the question words, weighted by attention: [N, C, width]."""
         keys = torch.relu(self.align(question)).transpose(1, 2)
         scores = torch.relu(self.align(passage)) @ keys
-        return scores.masked_fill(~mask[:, None, :], MASKED).softmax(2) @ question
+        return (
+            scores.masked_fill(~mask[:, None, :], MASKED).softmax(2) @ question
+        )
 
 
 class ReaderEnsemble(nn.Module):
@@ -136,7 +157,9 @@ class ReaderEnsemble(nn.Module):
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         """As a reader's; in training the members' rows one after another [members * N, C + 1]."""
-        starts, ends = zip(*(member(*inputs) for member in self.members), strict=True)
+        starts, ends = zip(
+            *(member(*inputs) for member in self.members), strict=True
+        )
         if self.training:
             return torch.cat(starts), torch.cat(ends)
         return _mean_probabilities(starts), _mean_probabilities(ends)
@@ -148,11 +171,15 @@ def _mean_probabilities(logits: Sequence[Tensor]) -> Tensor:
     return members.logsumexp(0) - math.log(len(logits))
 
 
-def matched_states(states: Tensor, features: Tensor, partners: Tensor) -> Tensor:
+def matched_states(
+    states: Tensor, features: Tensor, partners: Tensor
+) -> Tensor:
     """For each passage word [N, C] the state of its matching question word [N, Q, S], scaled by
     their similarity: [N, C, S].
     """
-    index = (partners - 1).clamp(min=0)[:, :, None].expand(-1, -1, states.shape[2])
+    index = (
+        (partners - 1).clamp(min=0)[:, :, None].expand(-1, -1, states.shape[2])
+    )
     similarity = features[:, :, SIMILARITY, None] * (partners > 0)[:, :, None]
     return states.gather(1, index) * similarity
 

@@ -49,7 +49,9 @@ def crop(batch: Batch) -> Batch:
     }
     index = position[:, :, None].expand(-1, -1, batch["features"].shape[2])
     cropped["features"] = batch["features"].gather(1, index) * mask[:, :, None]
-    cropped["spans"] = torch.where(spans > 0, spans - begin[:, None, None], spans)
+    cropped["spans"] = torch.where(
+        spans > 0, spans - begin[:, None, None], spans
+    )
     return {**batch, **cropped}
 
 
@@ -60,11 +62,15 @@ def _random_part(batch: Batch, spans: Tensor) -> tuple[Tensor, Tensor]:
     chance = torch.rand(3, len(spans), device=spans.device)
     chosen = (chance[0] < CROPPED) & (first > 0)
     begin = torch.where(chosen, (chance[1] * first).long(), 0)
-    end = torch.where(chosen, last + (chance[2] * (length - last + 1)).long(), length)
+    end = torch.where(
+        chosen, last + (chance[2] * (length - last + 1)).long(), length
+    )
     return begin, end
 
 
-def _loss(start: Tensor, end: Tensor, spans: Tensor, smoothing: float) -> Tensor:
+def _loss(
+    start: Tensor, end: Tensor, spans: Tensor, smoothing: float
+) -> Tensor:
     # An ensemble in training gives the rows of its members one after another.
     spans = spans.repeat(len(start) // len(spans), 1, 1)
     losses = [
@@ -86,7 +92,8 @@ def _smoothed_loss(
         return -exact.mean()
     most = log_probabilities.shape[1] - 1
     left, right = (
-        _picked(log_probabilities, (target + step).clamp(1, most)) for step in (-1, 1)
+        _picked(log_probabilities, (target + step).clamp(1, most))
+        for step in (-1, 1)
     )
     around = torch.where(target > 0, (left + right).clamp(min=-60) / 2, exact)
     return -((1 - smoothing) * exact + smoothing * around).mean()
@@ -132,12 +139,16 @@ def _allowed(both: Tensor) -> Tensor:
 
 def _f1(first: Tensor, last: Tensor, begins: Tensor, ends: Tensor) -> Tensor:
     """The F1 of the predicted positions with those of each answer, [N, answers]."""
-    same = (torch.minimum(last, ends) - torch.maximum(first, begins) + 1).clamp(min=0)
+    same = (torch.minimum(last, ends) - torch.maximum(first, begins) + 1).clamp(
+        min=0
+    )
     both_sizes = (last - first + 1) + (ends - begins + 1)
     return 2 * same / both_sizes
 
 
-def _log_probabilities(network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+def _log_probabilities(
+    network: nn.Module, batch: Batch
+) -> tuple[Tensor, Tensor]:
     """Log-probabilities of start and end [N, C + 1], without the padding that all passages
     share.
     """
@@ -173,5 +184,7 @@ class LogProbabilities(nn.Module):
         partners: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """The network's inputs -> log-probabilities of start and end [N, C + 1]."""
-        start, end = self.network(question, passage, features, endings, partners)
+        start, end = self.network(
+            question, passage, features, endings, partners
+        )
         return F.log_softmax(start, 1), F.log_softmax(end, 1)

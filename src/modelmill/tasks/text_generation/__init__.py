@@ -58,7 +58,11 @@ class Preprocessing(lossless_tokenizer.Units, frozen=True, kw_only=True):
     ] = 512
     passage: Annotated[
         int,
-        Meta(ge=32, le=65_536, description="tokens of a passage that training keeps"),
+        Meta(
+            ge=32,
+            le=65_536,
+            description="tokens of a passage that training keeps",
+        ),
     ] = 2048
 
 
@@ -105,7 +109,9 @@ class TextGeneration(StreamingTask):
             )
         ]
 
-    def decode(self, data: Raw, context: Context, parameters: Any = None) -> Arrays:
+    def decode(
+        self, data: Raw, context: Context, parameters: Any = None
+    ) -> Arrays:
         """`ids`: int64 [length]; raises `InvalidInput` for what is longer than the model looks
         back.
         """
@@ -122,9 +128,13 @@ class TextGeneration(StreamingTask):
         ids = prompt_of(data, context, parameters.truncate)
         tokenizer = tokenizer_of(context)
         said = data if isinstance(data, str) else ""
-        return Text(name, ids, how, tokenizer.ends, tokenizer.stream(), said=said)
+        return Text(
+            name, ids, how, tokenizer.ends, tokenizer.stream(), said=said
+        )
 
-    def stream_part(self, piece: Piece, at: int, context: Context) -> StreamPart:
+    def stream_part(
+        self, piece: Piece, at: int, context: Context
+    ) -> StreamPart:
         """What a step has added to an answer after `at` characters, for those who stream it."""
         return StreamPart(
             piece.tokens,
@@ -133,7 +143,9 @@ class TextGeneration(StreamingTask):
             at,
             piece.prompt_tokens,
             special=piece.token in tokenizer_of(context).special,
-            logprob=None if piece.logprob is None else likelihood(piece, context),
+            logprob=None
+            if piece.logprob is None
+            else likelihood(piece, context),
             finish_reason=piece.ended,
             ended_by=ended_by(piece, context) if piece.ended else "",
         )
@@ -156,7 +168,9 @@ class TextGeneration(StreamingTask):
         if text.how.logprobs >= 0:
             found["logprobs"] = [likelihood(piece, context) for piece in pieces]
         if parameters.return_full_text:
-            found["generated_text"] = _said(text, context) + found["generated_text"]
+            found["generated_text"] = (
+                _said(text, context) + found["generated_text"]
+            )
         if parameters.details:
             found["details"] = details_of(pieces, text.how.seed, context)
         return found
@@ -180,7 +194,10 @@ class TextGeneration(StreamingTask):
         shares = np.exp(log_shares(arrays["logits"][-1].astype(np.float64)))
         best = np.argsort(-shares, kind="stable")[:5]
         return [
-            {"token": written(int(one), context), "score": round(float(shares[one]), 6)}
+            {
+                "token": written(int(one), context),
+                "score": round(float(shares[one]), 6),
+            }
             for one in best
         ]
 

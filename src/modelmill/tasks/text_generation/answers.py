@@ -1,4 +1,4 @@
-"""Answers of text-generation: what is told of each token, and why an answer has ended."""
+"""Answers of text-generation: what an answer has of each token, and why an answer has ended."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,10 @@ from modelmill.types import Json
 
 def likelihood(piece: Piece, context: Context) -> Json:
     """A token with the logarithm of its probability, and those of the likeliest ones."""
-    near = [{**_named(token, context), "logprob": value} for token, value in piece.near]
+    near = [
+        {**_named(token, context), "logprob": value}
+        for token, value in piece.near
+    ]
     return {
         **_named(piece.token, context),
         "logprob": piece.logprob,

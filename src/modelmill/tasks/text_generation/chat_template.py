@@ -45,7 +45,10 @@ def _filled_in(messages: Sequence[Json], folder: Path) -> str:
 
     try:
         text = _template(folder).render(
-            messages=messages, add_generation_prompt=True, bos_token="", eos_token=ENDS
+            messages=messages,
+            add_generation_prompt=True,
+            bos_token="",
+            eos_token=ENDS,
         )
     except (
         TemplateError,
@@ -80,7 +83,11 @@ def stops(folder: Path) -> tuple[str, ...]:
     """Texts with which the next message of somebody else begins; a template's own end is a
     token.
     """
-    return () if (folder / TEMPLATE).exists() else (f"{NEXT}user:", f"{NEXT}system:")
+    return (
+        ()
+        if (folder / TEMPLATE).exists()
+        else (f"{NEXT}user:", f"{NEXT}system:")
+    )
 
 
 @lru_cache(maxsize=16)
@@ -88,7 +95,9 @@ def _template(folder: Path) -> Any:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     sandbox = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=["jinja2.ext.loopcontrols"],
     )
     sandbox.globals["raise_exception"] = (
         _refuse  # as templates of the Hugging Face hub call it

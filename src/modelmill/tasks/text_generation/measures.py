@@ -27,7 +27,9 @@ def metrics(run: Run, items: Sequence[Item], context: Context) -> Evaluation:
     tokens = letters = 0
     for text, ended in _texts(items):
         encoded = tokenizer.encode_with_places(text)
-        ids = np.array([*encoded.ids, *([tokenizer.end] if ended else [])], np.int64)
+        ids = np.array(
+            [*encoded.ids, *([tokenizer.end] if ended else [])], np.int64
+        )
         total += _surprise(run, ids, context.preprocessing.context - 1)
         tokens += max(0, len(ids) - 1)
         letters += len(text) - _first_letters(encoded)

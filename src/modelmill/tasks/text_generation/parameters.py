@@ -39,7 +39,8 @@ class Parameters(Struct, frozen=True, kw_only=True):
     """How a text goes on, under the names of Hugging Face and of OpenAI."""
 
     max_new_tokens: Annotated[
-        MaxTokens | None, Meta(description="most tokens of the answer; else 100")
+        MaxTokens | None,
+        Meta(description="most tokens of the answer; else 100"),
     ] = None
     max_tokens: Annotated[MaxTokens | None, Meta(description="the same")] = None
     temperature: Annotated[
@@ -58,12 +59,16 @@ class Parameters(Struct, frozen=True, kw_only=True):
     stop: Annotated[
         Stops, Meta(description="texts that end the answer", extra=STOPS)
     ] = None
-    stop_sequences: Annotated[Stops, Meta(description="the same", extra=STOPS)] = None
+    stop_sequences: Annotated[
+        Stops, Meta(description="the same", extra=STOPS)
+    ] = None
     logprobs: Logprobs | None = None
     return_full_text: Annotated[
         bool, Meta(description="the text that was sent before the answer")
     ] = False
-    details: Annotated[bool, Meta(description="also each token of the answer")] = False
+    details: Annotated[
+        bool, Meta(description="also each token of the answer")
+    ] = False
     truncate: Annotated[
         Annotated[int, Meta(ge=1)] | None,
         Meta(description="keep so many tokens at the end of the text"),

@@ -6,7 +6,11 @@ from modelmill.errors import InvalidInput
 from modelmill.streams import Sampling
 from modelmill.tasks.base import Context, Raw
 from modelmill.tasks.decoding.text_tokenizer import LETTERS, checked_ids
-from modelmill.tasks.decoding.tokenizer import TOKENIZER, Tokenizer, load_tokenizer
+from modelmill.tasks.decoding.tokenizer import (
+    TOKENIZER,
+    Tokenizer,
+    load_tokenizer,
+)
 from modelmill.tasks.kinds.conversation import Conversation
 from modelmill.tasks.kinds.token_ids import TokenIds
 from modelmill.tasks.text_generation.chat_template import ENDS, rendered, stops
@@ -19,7 +23,9 @@ def as_text(data: Raw, how: Sampling, context: Context) -> tuple[Raw, Sampling]:
     if not isinstance(data, Conversation):
         return data, how
     ends = (*how.stop, *stops(context.folder))
-    return rendered(data, context.folder), msgspec.structs.replace(how, stop=ends)
+    return rendered(data, context.folder), msgspec.structs.replace(
+        how, stop=ends
+    )
 
 
 def prompt_of(data: Raw, context: Context, truncate: int | None) -> list[int]:

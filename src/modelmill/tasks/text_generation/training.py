@@ -16,7 +16,8 @@ def loss(network: nn.Module, batch: Batch, settings: TrainSettings) -> Tensor:
     ids, length = batch["ids"].long(), int(network.context) + 1  # type: ignore[arg-type]
     tokens = (ids != 0).sum(1)
     starts = (
-        torch.rand(len(ids), device=ids.device) * (tokens - length + 1).clamp(min=1)
+        torch.rand(len(ids), device=ids.device)
+        * (tokens - length + 1).clamp(min=1)
     ).long()
     positions = starts[:, None] + torch.arange(
         min(length, ids.shape[1]), device=ids.device
@@ -55,6 +56,8 @@ def deployed(network: nn.Module, signature: Signature) -> dict[str, Graph]:
         "positions": signature.preprocessing.context,
     }
     return {
-        name: Graph(decoder(weights, **shape, int8=bool(name)), signature.inputs, [])
+        name: Graph(
+            decoder(weights, **shape, int8=bool(name)), signature.inputs, []
+        )
         for name in ("", INT8)
     }

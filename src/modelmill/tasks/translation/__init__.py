@@ -48,7 +48,10 @@ class Preprocessing(lossless_tokenizer.Units, frozen=True, kw_only=True):
         int, Meta(ge=300, le=200_000, description="most tokens of byte pairs")
     ] = 6000
     max_length: Annotated[
-        int, Meta(ge=0, le=4096, description="tokens of a sentence; 0: from the data")
+        int,
+        Meta(
+            ge=0, le=4096, description="tokens of a sentence; 0: from the data"
+        ),
     ] = 0
     length_limit: Annotated[
         int,
@@ -99,7 +102,9 @@ USUAL = Parameters()
 class Translation(TextTask):
     """A sentence in another language."""
 
-    SUMMARY = "say a sentence in another language, learnt from pairs of sentences"
+    SUMMARY = (
+        "say a sentence in another language, learnt from pairs of sentences"
+    )
     GIVES = "text"
     TARGETS = ("texts",)
     CLASSES = 0
@@ -123,7 +128,9 @@ class Translation(TextTask):
         length = preprocessing.max_length
         if not length:
             longest = max(len(ids) for ids in tokenizer.encode_all(both))
-            length = max(LEAST_LENGTH, min(preprocessing.length_limit, longest + 1))
+            length = max(
+                LEAST_LENGTH, min(preprocessing.length_limit, longest + 1)
+            )
         return msgspec.structs.replace(
             preprocessing, max_length=length, tokens=tokenizer.size
         )
@@ -160,7 +167,9 @@ class Translation(TextTask):
         return [
             TensorSpec(name="tokens", datatype="INT64", shape=[-1, most]),
             TensorSpec(name="score", datatype="FP32", shape=[-1]),
-            TensorSpec(name="attention", datatype="FP32", shape=[-1, most, source]),
+            TensorSpec(
+                name="attention", datatype="FP32", shape=[-1, most, source]
+            ),
         ]
 
     def decode(
@@ -191,10 +200,14 @@ class Translation(TextTask):
         found: dict[int, Hypothesis] = {}
         for count in np.unique(beams):
             rows = np.flatnonzero(beams == count)
-            texts = _translated(runs, ids[rows], int(count), most[rows], tokenizer)
+            texts = _translated(
+                runs, ids[rows], int(count), most[rows], tokenizer
+            )
             found.update(zip(rows.tolist(), texts, strict=True))
         shape = (len(ids), _longest(context), ids.shape[1])
-        return _as_arrays([found[row] for row in range(len(ids))], shape, tokenizer.pad)
+        return _as_arrays(
+            [found[row] for row in range(len(ids))], shape, tokenizer.pad
+        )
 
     def usage(self, inputs: Arrays, outputs: Arrays, context: Context) -> Usage:
         """`prompt_tokens` of the sentences, `completion_tokens` of their translations."""
@@ -204,7 +217,9 @@ class Translation(TextTask):
             "completion_tokens": written,
         }
 
-    def encode(self, arrays: Arrays, context: Context, parameters: Parameters) -> Json:
+    def encode(
+        self, arrays: Arrays, context: Context, parameters: Parameters
+    ) -> Json:
         """`translation_text` and its `score`, the mean logarithm of its tokens' probabilities;
         raises `InvalidInput`.
 
@@ -271,11 +286,11 @@ def _ids(data: Raw, context: Context) -> list[int]:
     return load_tokenizer(context.folder / TOKENIZER).encode(_clean(data))
 
 
-def _search_settings(asked: Array, context: Context) -> tuple[Array, Array]:
-    """Beams and most tokens of each row [N], from what was asked [N, 2], 0 for the usual."""
+def _search_settings(wanted: Array, context: Context) -> tuple[Array, Array]:
+    """Beams and most tokens of each row [N], from the parameters [N, 2], 0 for the usual."""
     most = _longest(context)
-    asked = np.clip(asked, 0, (MOST_BEAMS, most))
-    settings = np.where(asked > 0, asked, (context.preprocessing.beams, most))
+    wanted = np.clip(wanted, 0, (MOST_BEAMS, most))
+    settings = np.where(wanted > 0, wanted, (context.preprocessing.beams, most))
     return settings[:, 0], settings[:, 1]
 
 
@@ -287,7 +302,9 @@ def _translated(
     tokenizer: Tokenizer,
 ) -> list[Hypothesis]:
     """The best translation of each sentence [N, L] of at most so many tokens [N]."""
-    never = [one for one in (tokenizer.pad, tokenizer.unknown) if one is not None]
+    never = [
+        one for one in (tokenizer.pad, tokenizer.unknown) if one is not None
+    ]
     longest = max(1, int((ids != tokenizer.pad).sum(1).max()))
     first = runs[""]({"ids": ids[:, :longest]})
     return search(first, runs["step"], beams, most, tokenizer.end, never)

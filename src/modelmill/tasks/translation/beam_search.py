@@ -58,7 +58,9 @@ class Beams:
         self.active = np.arange(count)
         self.hypotheses: list[list[Hypothesis]] = [[] for _ in range(count)]
         self.cache = {
-            name: array for name, array in first.items() if name.startswith(CACHE)
+            name: array
+            for name, array in first.items()
+            if name.startswith(CACHE)
         }
         # Before the first token there is one beam.
         self.tokens = np.zeros((count, 1, 0), np.int64)
@@ -77,22 +79,30 @@ class Beams:
         self._finish_ended(best, beams)
         best = best.without(self.end, beams)
         self._follow(best)
-        self._select((np.arange(count)[:, None] * before + best.parents).ravel())
+        self._select(
+            (np.arange(count)[:, None] * before + best.parents).ravel()
+        )
 
     def _continuations(self, logits: Array, most: int) -> "Continuations":
         """The best texts of one token more, of each sentence."""
         count, before, _ = self.tokens.shape
-        added_scores = log_probabilities(logits, self.banned).reshape(count, before, -1)
+        added_scores = log_probabilities(logits, self.banned).reshape(
+            count, before, -1
+        )
         scores = self.scores[:, :, None] + added_scores
         best, values = _best(scores.reshape(count, -1), most)
-        return Continuations(best // scores.shape[2], best % scores.shape[2], values)
+        return Continuations(
+            best // scores.shape[2], best % scores.shape[2], values
+        )
 
     def _finish_ended(self, best: "Continuations", beams: int) -> None:
         """Keep the texts that end, of the first so many of each sentence."""
         length = self.tokens.shape[2] + 1
         ended = best.tokens[:, :beams] == self.end
         for row, rank in zip(*np.nonzero(ended), strict=True):
-            self._finish(row, best.parents[row, rank], best.scores[row, rank], length)
+            self._finish(
+                row, best.parents[row, rank], best.scores[row, rank], length
+            )
 
     def _follow(self, best: "Continuations") -> None:
         """Make the continuations the beams."""
@@ -100,21 +110,30 @@ class Beams:
         earlier = np.take_along_axis(self.tokens, parents, 1)
         self.scores = best.scores
         self.tokens = np.concatenate([earlier, best.tokens[:, :, None]], 2)
-        self.attention = np.take_along_axis(self.attention, parents[..., None], 1)
+        self.attention = np.take_along_axis(
+            self.attention, parents[..., None], 1
+        )
 
     def _finish(self, row: int, parent: int, score: float, length: int) -> None:
         if np.isfinite(score):
             tokens = self.tokens[row, parent]
             attention = self.attention[row, parent, : len(tokens)]
-            hypothesis = Hypothesis(tokens, float(score) / length**LENGTH, attention)
+            hypothesis = Hypothesis(
+                tokens, float(score) / length**LENGTH, attention
+            )
             self.hypotheses[self.active[row]].append(hypothesis)
 
     def drop_finished(self, limits: Array) -> None:
         """Remove sentences whose best text is known or that are `limits` tokens [N] long."""
-        stay = np.array([self._goes_on(row, limits) for row in range(len(self.active))])
+        stay = np.array(
+            [self._goes_on(row, limits) for row in range(len(self.active))]
+        )
         if not stay.all():
             self.active, self.tokens = self.active[stay], self.tokens[stay]
-            self.scores, self.attention = self.scores[stay], self.attention[stay]
+            self.scores, self.attention = (
+                self.scores[stay],
+                self.attention[stay],
+            )
             self._select(np.flatnonzero(np.repeat(stay, self.tokens.shape[1])))
 
     def _goes_on(self, row: int, limits: Array) -> bool:
@@ -161,7 +180,9 @@ def search(
         state.drop_finished(limits)
     nothing = _no_text(first["memory_seen"].shape[1])
     return [
-        max(hypotheses, key=lambda hypothesis: hypothesis.score, default=nothing)
+        max(
+            hypotheses, key=lambda hypothesis: hypothesis.score, default=nothing
+        )
         for hypotheses in state.hypotheses
     ]
 
@@ -177,7 +198,9 @@ def _next_states(answers: Arrays) -> Arrays:
 
 def _no_text(source: int) -> Hypothesis:
     """The translation of a sentence of so many tokens for which none was found."""
-    return Hypothesis(np.zeros(0, np.int64), 0.0, np.zeros((0, source), np.float32))
+    return Hypothesis(
+        np.zeros(0, np.int64), 0.0, np.zeros((0, source), np.float32)
+    )
 
 
 def _best(scores: Array, count: int) -> tuple[Array, Array]:
@@ -186,7 +209,9 @@ def _best(scores: Array, count: int) -> tuple[Array, Array]:
     best = np.argpartition(-scores, count - 1, axis=1)[:, :count]
     values = np.take_along_axis(scores, best, 1)
     order = np.argsort(-values, axis=1, kind="stable")
-    return np.take_along_axis(best, order, 1), np.take_along_axis(values, order, 1)
+    return np.take_along_axis(best, order, 1), np.take_along_axis(
+        values, order, 1
+    )
 
 
 def log_probabilities(logits: Array, banned: Sequence[int]) -> Array:

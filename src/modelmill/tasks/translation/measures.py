@@ -38,10 +38,14 @@ def measures(measured: Measured) -> Evaluation:
         }
         for row, source in zip(rows, sources, strict=True)
     ]
-    return Evaluation(metrics=metrics, pictures=_pictures(measured, sources[:SHOWN]))
+    return Evaluation(
+        metrics=metrics, pictures=_pictures(measured, sources[:SHOWN])
+    )
 
 
-def _scores(translations: Sequence[str], truths: Sequence[Sequence[str]]) -> Json:
+def _scores(
+    translations: Sequence[str], truths: Sequence[Sequence[str]]
+) -> Json:
     """sacrebleu's figures, with the signatures that say how they were computed."""
     from sacrebleu.metrics.bleu import BLEU
     from sacrebleu.metrics.chrf import CHRF

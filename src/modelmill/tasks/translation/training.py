@@ -20,7 +20,9 @@ Batch = dict[str, Tensor]
 def loss(network: nn.Module, batch: Batch, settings: TrainSettings) -> Tensor:
     """The cross-entropy of the target's tokens in nats, with label smoothing."""
     logits, tokens = _logits(network, batch)
-    return F.cross_entropy(logits, tokens, label_smoothing=settings.label_smoothing)
+    return F.cross_entropy(
+        logits, tokens, label_smoothing=settings.label_smoothing
+    )
 
 
 def validate(
@@ -40,7 +42,10 @@ def validate(
 
 def _logits(network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     """Logits of all tokens of the targets [tokens, vocabulary], and the tokens [tokens]."""
-    ids, target = shortened(batch["ids"].long()), shortened(batch["target"].long())
+    ids, target = (
+        shortened(batch["ids"].long()),
+        shortened(batch["target"].long()),
+    )
     logits = network.logits(network(ids, target))  # type: ignore[operator]
     return logits.float(), target[target != 0]
 

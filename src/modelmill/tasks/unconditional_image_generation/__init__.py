@@ -24,7 +24,10 @@ from modelmill.tasks.base import (
 )
 from modelmill.tasks.decoding import image_decoder
 from modelmill.tasks.inputs import ImageTask, pixels_of
-from modelmill.tasks.unconditional_image_generation.sampling import Array, denoised
+from modelmill.tasks.unconditional_image_generation.sampling import (
+    Array,
+    denoised,
+)
 from modelmill.types import Json, Struct, TensorSpec, Usage
 
 MOST_IMAGES = 64
@@ -58,9 +61,9 @@ class Parameters(Struct, frozen=True, kw_only=True):
         Annotated[int, Meta(ge=0, le=seeds.MOST)] | None,
         Meta(description="the same seed, the same pictures; else by chance"),
     ] = None
-    steps: Annotated[Steps, Meta(description=f"of a diffusion model; else {STEPS}")] = (
-        None
-    )
+    steps: Annotated[
+        Steps, Meta(description=f"of a diffusion model; else {STEPS}")
+    ] = None
     num_inference_steps: Annotated[Steps, Meta(description="the same")] = None
 
 
@@ -101,7 +104,9 @@ class ImageGeneration(GeneratingTask, ImageTask):
         shape = [-1, *_shape(context.preprocessing)]
         return [TensorSpec(name="image", datatype="FP32", shape=shape)]
 
-    def graph(self, context: Context) -> tuple[list[TensorSpec], list[TensorSpec]]:
+    def graph(
+        self, context: Context
+    ) -> tuple[list[TensorSpec], list[TensorSpec]]:
         """A diffusion network takes a noisy picture -1..1 and its time 0..1, and gives the velocity
         from which to step.
         """
@@ -109,7 +114,9 @@ class ImageGeneration(GeneratingTask, ImageTask):
         if not steps:
             return [noise], self.outputs(context)
         time = TensorSpec(name="time", datatype="FP32", shape=[-1])
-        velocity = TensorSpec(name="velocity", datatype="FP32", shape=noise.shape)
+        velocity = TensorSpec(
+            name="velocity", datatype="FP32", shape=noise.shape
+        )
         return [noise, time], [velocity]
 
     def decode(
@@ -160,7 +167,8 @@ class ImageGeneration(GeneratingTask, ImageTask):
         """The pictures as PNG files in base64; one where the arrays hold one."""
         images = arrays["image"].reshape(-1, *_shape(context.preprocessing))
         return [
-            b64encode(image_decoder.png(eight_bits(image))).decode() for image in images
+            b64encode(image_decoder.png(eight_bits(image))).decode()
+            for image in images
         ]
 
     def same_answer(self, one: Any, other: Any, tolerance: float) -> bool:
@@ -176,7 +184,9 @@ class ImageGeneration(GeneratingTask, ImageTask):
 
     def sample(self, item: Item, context: Context) -> tuple[Arrays, Arrays]:
         """`image`: uint8 [height, width, channels]; nothing is aimed at but its likeness."""
-        return {"image": image_decoder.decode(item.data, context.preprocessing)}, {}
+        return {
+            "image": image_decoder.decode(item.data, context.preprocessing)
+        }, {}
 
     def expected(self, item: Item) -> tuple[Raw, str]:
         """A real picture, with its class where there are classes."""
@@ -186,13 +196,18 @@ class ImageGeneration(GeneratingTask, ImageTask):
         """Seeds that ask for so many pictures, many at a time."""
         full, rest = divmod(count, MOST_IMAGES)
         counts = [MOST_IMAGES] * full + ([rest] if rest else [])
-        return [(str(seed), {"num_images": count}) for seed, count in enumerate(counts)]
+        return [
+            (str(seed), {"num_images": count})
+            for seed, count in enumerate(counts)
+        ]
 
     def evaluate(self, model: Model, items: Items) -> Evaluation:
         """Distance, precision and recall against real pictures, the shares of the classes, and a
         grid of samples.
         """
-        from modelmill.tasks.unconditional_image_generation.judging import evaluate
+        from modelmill.tasks.unconditional_image_generation.judging import (
+            evaluate,
+        )
 
         return evaluate(self.measured(model, items))
 
@@ -265,7 +280,9 @@ def _steps_of_rows(steps: Any, count: int) -> Array:
     usual = np.where(np.asarray(steps) == 0, STEPS, steps)
     wanted = np.broadcast_to(usual, count)
     if wanted.size and not 1 <= wanted.min() <= wanted.max() <= MOST_STEPS:
-        raise InvalidInput(f"steps are 1 to {MOST_STEPS}, or 0 for the usual {STEPS}")
+        raise InvalidInput(
+            f"steps are 1 to {MOST_STEPS}, or 0 for the usual {STEPS}"
+        )
     return wanted
 
 

@@ -62,7 +62,10 @@ def _convolutions(channels: int) -> list[nn.Module]:
 
 
 def trained(
-    pictures: Array, labels: Sequence[str], classes: list[str], shape: Sequence[int]
+    pictures: Array,
+    labels: Sequence[str],
+    classes: list[str],
+    shape: Sequence[int],
 ) -> Callable[[Array], Judged]:
     """A function from pictures [N, H, W, C] to their features; the same for the same data."""
     with torch.random.fork_rng(devices=[]):
@@ -106,6 +109,7 @@ def _judge(network: FeatureNetwork, pictures: Array) -> Judged:
         for at in range(0, len(pictures), 256)
     ]
     features, logits = (
-        torch.cat(part).numpy().astype(np.float64) for part in zip(*parts, strict=True)
+        torch.cat(part).numpy().astype(np.float64)
+        for part in zip(*parts, strict=True)
     )
     return Judged(features, logits)

@@ -86,7 +86,9 @@ def _figures(real: Array, generated: Array) -> Json:
 def _spread(pictures: Pixels, most: int) -> Pixels:
     """At most so many of the pictures, spread evenly."""
     count = min(len(pictures), most)
-    chosen: Pixels = pictures[np.linspace(0, len(pictures) - 1, count).astype(int)]
+    chosen: Pixels = pictures[
+        np.linspace(0, len(pictures) - 1, count).astype(int)
+    ]
     return chosen
 
 
@@ -111,7 +113,9 @@ def _in_shape_of(generated: Pixels, pictures: Sequence[Raw]) -> Pixels:
     options = image_decoder.Preprocessing(
         height=height, width=width, color="grey" if channels == 1 else "rgb"
     )
-    return np.stack([image_decoder.decode(picture, options) for picture in pictures])
+    return np.stack(
+        [image_decoder.decode(picture, options) for picture in pictures]
+    )
 
 
 def frechet(real: Array, generated: Array) -> float:
@@ -121,7 +125,9 @@ def frechet(real: Array, generated: Array) -> float:
         for part in (real, generated)
     )
     means = float(((real.mean(0) - generated.mean(0)) ** 2).sum())
-    spreads = np.trace(first) + np.trace(second) - 2 * _trace_of_root(first, second)
+    spreads = (
+        np.trace(first) + np.trace(second) - 2 * _trace_of_root(first, second)
+    )
     return max(0.0, means + float(spreads))
 
 
@@ -148,7 +154,9 @@ def precision_recall(real: Array, generated: Array) -> tuple[float, float]:
 
 def _radius(features: Array) -> Array:
     own = np.sort(_distances(features, features), 1)
-    return np.asarray(own[:, min(NEIGHBOURS, len(own) - 1)])  # the nearest is itself
+    return np.asarray(
+        own[:, min(NEIGHBOURS, len(own) - 1)]
+    )  # the nearest is itself
 
 
 def _distances(rows: Array, columns: Array) -> Array:
@@ -168,7 +176,8 @@ def _shares(
         [classes.index(label) if label in classes else -1 for label in truths]
     )
     shares = {
-        label: float(share) for label, share in zip(classes, predicted, strict=True)
+        label: float(share)
+        for label, share in zip(classes, predicted, strict=True)
     }
     return {
         "classifier_accuracy": float((real.argmax(1) == numbers).mean()),
@@ -182,6 +191,9 @@ def _shares(
 def _beside_real(shares: dict[str, float], numbers: Array) -> Json:
     """The share of each class beside that among real pictures, whose classes are `numbers` [N]."""
     return {
-        label: {"share": share, "share_of_real": float((numbers == number).mean())}
+        label: {
+            "share": share,
+            "share_of_real": float((numbers == number).mean()),
+        }
         for number, (label, share) in enumerate(shares.items())
     }

@@ -9,7 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
-from modelmill.tasks.unconditional_image_generation.sampling import Array, denoised
+from modelmill.tasks.unconditional_image_generation.sampling import (
+    Array,
+    denoised,
+)
 from modelmill.tasks.unconditional_image_generation.training import fixed_noise
 
 Shape = tuple[int, int, int]
@@ -31,7 +34,9 @@ class Generator(nn.Module):
     def __init__(self, shape: Shape, latent: int, width: int) -> None:
         super().__init__()
         *self.sizes, self.first = halved_sizes(*shape[:2])
-        channels = [min(width << level, 512) for level in range(len(self.sizes) + 1)]
+        channels = [
+            min(width << level, 512) for level in range(len(self.sizes) + 1)
+        ]
         cells = self.first[0] * self.first[1]
         self.lay = nn.Linear(latent, channels[-1] * cells, bias=False)
         channels.reverse()
@@ -50,7 +55,9 @@ class Generator(nn.Module):
 
     def forward(self, noise: Tensor) -> Tensor:
         """Noise [N, latent] -> pictures -1..1 [N, C, H, W]."""
-        x = torch.relu(self.norms[0](self.lay(noise).unflatten(1, (-1, *self.first))))
+        x = torch.relu(
+            self.norms[0](self.lay(noise).unflatten(1, (-1, *self.first)))
+        )
         for up, norm, (height, width) in zip(
             self.ups, list(self.norms)[1:], reversed(self.sizes), strict=True
         ):
@@ -61,7 +68,10 @@ class Generator(nn.Module):
 def discriminator(shape: Shape, width: int) -> nn.Sequential:
     """A discriminator: pictures -1..1 [N, C, H, W] -> logits [N, 1], above 0 for real."""
     *sizes, last = halved_sizes(*shape[:2])
-    widths = [shape[2], *(min(width << level + 1, 512) for level in range(len(sizes)))]
+    widths = [
+        shape[2],
+        *(min(width << level + 1, 512) for level in range(len(sizes))),
+    ]
     layers: list[nn.Module] = []
     for before, after in pairwise(widths):
         layers += _halving(before, after)
@@ -90,11 +100,15 @@ class GeneratorAndDiscriminator(nn.Module):
 
     def noise(self, count: int) -> Tensor:
         """Standard normal noise [count, latent]."""
-        return torch.randn(count, self.latent, device=self.generator.lay.weight.device)
+        return torch.randn(
+            count, self.latent, device=self.generator.lay.weight.device
+        )
 
     def draw(self, count: int) -> Tensor:
         """Pictures 0..1 [count, H, W, C], from the same noise every time."""
-        noise = fixed_noise(count, self.latent, device=self.generator.lay.weight.device)
+        noise = fixed_noise(
+            count, self.latent, device=self.generator.lay.weight.device
+        )
         return DeployedGenerator(self.generator)(noise)  # type: ignore[no-any-return]
 
 
@@ -188,7 +202,9 @@ class Denoiser(nn.Module):
         self.up1 = TimeBlock(2 * width, width, time)
         self.up2 = TimeBlock(width, width, time)
         self.last = nn.Sequential(
-            Fp32GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, pixels, 3, padding=1)
+            Fp32GroupNorm(8, width),
+            nn.SiLU(),
+            nn.Conv2d(width, pixels, 3, padding=1),
         )
 
     def forward(self, latent: Tensor, time: Tensor) -> Tensor:
@@ -200,7 +216,9 @@ class Denoiser(nn.Module):
         x = self.low2(self.look(self.low1(self.shrink(x), time)), time)
         x = F.interpolate(self.grow(x), scale_factor=2.0, mode="nearest")
         x = self.up2(self.up1(torch.cat([x, skip], 1), time), time)
-        x = F.pixel_shuffle(self.last(x), 2)[:, :, : self.shape[0], : self.shape[1]]
+        x = F.pixel_shuffle(self.last(x), 2)[
+            :, :, : self.shape[0], : self.shape[1]
+        ]
         return x.permute(0, 2, 3, 1).contiguous()
 
     def _time_embedding(self, time: Tensor) -> Tensor:
@@ -218,7 +236,9 @@ class Denoiser(nn.Module):
     def _velocity(self, x: Array, time: Array) -> Array:
         """The velocity as numpy has it, for the sampling."""
         device = self.frequencies.device
-        x_and_time = (torch.as_tensor(part, device=device) for part in (x, time))
+        x_and_time = (
+            torch.as_tensor(part, device=device) for part in (x, time)
+        )
         velocity: Tensor = self(*x_and_time)
         return np.asarray(velocity.float().cpu().numpy())
 

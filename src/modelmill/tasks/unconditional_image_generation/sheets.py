@@ -19,7 +19,9 @@ def sheet(pictures: Pixels) -> Pixels:
     columns = math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
     down, across = height + GAP, width + GAP
-    page = np.full((rows * down + GAP, columns * across + GAP, channels), 255, np.uint8)
+    page = np.full(
+        (rows * down + GAP, columns * across + GAP, channels), 255, np.uint8
+    )
     for number, picture in enumerate(pictures):
         row, column = divmod(number, columns)
         top, left = GAP + row * down, GAP + column * across

@@ -21,14 +21,16 @@ def scaled(pictures: Tensor) -> Tensor:
 
 def fixed_noise(count: int, *shape: int, device: torch.device) -> Tensor:
     """Standard normal noise [count, *shape], the same every time."""
-    return torch.randn(count, *shape, generator=torch.Generator().manual_seed(1)).to(
-        device
-    )
+    return torch.randn(
+        count, *shape, generator=torch.Generator().manual_seed(1)
+    ).to(device)
 
 
 @torch.inference_mode()
 def preview(network: nn.Module) -> bytes:
     """A sheet of generated pictures (PNG), from the same noise every time."""
     images: Tensor = network.draw(SHOWN)  # type: ignore[operator]
-    pixels = (images.float().clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+    pixels = (
+        (images.float().clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+    )
     return png(np.asarray(sheet(pixels)))

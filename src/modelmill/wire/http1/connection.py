@@ -81,7 +81,9 @@ class Http1Connection(HttpToolsProtocol):
         """Whether nobody is left to read an answer; costs next to nothing. In the scope as
         `modelmill.gone`.
         """
-        return self.transport.is_closing() or (self._half_closed and self._was_reset())
+        return self.transport.is_closing() or (
+            self._half_closed and self._was_reset()
+        )
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a client, or send it away when there are too many."""
@@ -213,8 +215,16 @@ class Http1Connection(HttpToolsProtocol):
             return self._look_for_client(cycle)
         if cycle.disconnected:
             return "refused", 0
-        due = cycle.more_body and not cycle.body and not cycle.message_event.is_set()
-        if due and not cycle.waiting_for_100_continue and not self.flow.read_paused:
+        due = (
+            cycle.more_body
+            and not cycle.body
+            and not cycle.message_event.is_set()
+        )
+        if (
+            due
+            and not cycle.waiting_for_100_continue
+            and not self.flow.read_paused
+        ):
             return "body", self._reads
         return BUSY
 
@@ -246,7 +256,8 @@ class Http1Connection(HttpToolsProtocol):
         try:
             end = self.transport.get_extra_info("socket")
             return bool(
-                end.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == TCP_CLOSE
+                end.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+                == TCP_CLOSE
             )
         except OSError:  # a Unix socket: there the write itself fails
             return False
@@ -280,7 +291,9 @@ class Sweeper:
     """
 
     def __init__(self, limits: Limits) -> None:
-        shortest = min(limits.header_seconds, limits.body_seconds, limits.idle_seconds)
+        shortest = min(
+            limits.header_seconds, limits.body_seconds, limits.idle_seconds
+        )
         self.patience = {
             "idle": limits.idle_seconds,
             "head": limits.header_seconds,
@@ -314,7 +327,9 @@ class Sweeper:
             if connection in connections:
                 _look_at(connection, now)
         if len(waiting) > SWEPT_AT_ONCE:
-            loop.call_soon(self._sweep, loop, connections, waiting[SWEPT_AT_ONCE:])
+            loop.call_soon(
+                self._sweep, loop, connections, waiting[SWEPT_AT_ONCE:]
+            )
             return
         self._armed = False
         if connections:

@@ -18,7 +18,8 @@ from modelmill.wire.http1.scope import LEARN, RESPOND, TAKE
 def declared_length(headers: Iterable[tuple[bytes, bytes]]) -> int | None:
     """The Content-Length of a request; None where it has none."""
     return next(
-        (int(value) for name, value in headers if name == b"content-length"), None
+        (int(value) for name, value in headers if name == b"content-length"),
+        None,
     )
 
 
@@ -29,7 +30,11 @@ class Cycle(RequestResponseCycle):
         super().__init__(scope, *arguments, **options)
         self.head = b""
         self.heads: KnownHeads | None = None
-        scope[TAKE], scope[RESPOND], scope[LEARN] = self.take, self.respond, self.learn
+        scope[TAKE], scope[RESPOND], scope[LEARN] = (
+            self.take,
+            self.respond,
+            self.learn,
+        )
 
     def learn(self, answer: Answer) -> None:
         """Answer the next requests with the same head in this way, when this one's was whole and

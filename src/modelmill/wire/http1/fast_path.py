@@ -54,7 +54,12 @@ class FastCycle:
     message_event = Never()
     scope: ClassVar[dict[str, str]] = {"http_version": "1.1"}
 
-    __slots__ = ("_connection", "disconnected", "keep_alive", "response_complete")
+    __slots__ = (
+        "_connection",
+        "disconnected",
+        "keep_alive",
+        "response_complete",
+    )
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection

@@ -16,6 +16,12 @@ def response_head(
     parts = [STATUS_LINE[status]]
     for name, value in headers:
         parts += (name, b": ", value, b"\r\n")
-    parts += (b"content-type: ", kind, b"\r\ncontent-length: ", b"%d" % length, b"\r\n")
+    parts += (
+        b"content-type: ",
+        kind,
+        b"\r\ncontent-length: ",
+        b"%d" % length,
+        b"\r\n",
+    )
     parts.append(b"\r\n" if keep_alive else b"connection: close\r\n\r\n")
     return parts

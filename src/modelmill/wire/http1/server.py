@@ -18,14 +18,21 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from modelmill.settings import Limits
-from modelmill.wire.http1.connection import Http1Connection, Refusal, Sweeper, log
+from modelmill.wire.http1.connection import (
+    Http1Connection,
+    Refusal,
+    Sweeper,
+    log,
+)
 from modelmill.wire.http1.cycle import Cycle, declared_length
 from modelmill.wire.http1.fast_path import FastCycle, KnownHeads
 from modelmill.wire.http1.scope import GONE
 
 # More than this is read in steps, so that what is made of one read stays small
 STEP = 16 << 10
-PIPELINED = 32  # requests that may wait on one connection for the answer to the first
+PIPELINED = (
+    32  # requests that may wait on one connection for the answer to the first
+)
 # uri-host of RFC 3986, or nothing, and a port
 HOST = re.compile(
     rb"(?:\[[0-9A-Za-z:.%_~-]+\]|[0-9A-Za-z._~!$&'()*+,;=%-]*)(?::[0-9]{0,5})?"
@@ -163,9 +170,12 @@ class GuardedProtocol(Http1Connection):
             if self._spent > self.limits.header_bytes:
                 self.refuse(self._too_large())
         elif (
-            self._spent - 16 * (self._taken - self._base) > 2 * self.limits.header_bytes
+            self._spent - 16 * (self._taken - self._base)
+            > 2 * self.limits.header_bytes
         ):
-            self.refuse(Refusal(400, "the chunked body is little more than framing"))
+            self.refuse(
+                Refusal(400, "the chunked body is little more than framing")
+            )
 
     def _too_large(self) -> Refusal:
         limits = self.limits
@@ -203,7 +213,10 @@ class GuardedProtocol(Http1Connection):
                 value.lower() == b"100-continue"
                 and self.parser.get_http_version() == "1.1"
             )
-        elif value.lower() != b"chunked" or self.parser.get_http_version() == "1.0":
+        elif (
+            value.lower() != b"chunked"
+            or self.parser.get_http_version() == "1.0"
+        ):
             raise Refusal(
                 501,
                 "the only transfer coding that is understood is 'chunked', in HTTP/1.1",
@@ -264,7 +277,8 @@ class GuardedProtocol(Http1Connection):
     def _check_head(self, version: str) -> None:
         if version not in ("1.1", "1.0"):
             raise Refusal(
-                505, f"HTTP/{version} is not spoken here; HTTP/1.1 and HTTP/1.0 are"
+                505,
+                f"HTTP/{version} is not spoken here; HTTP/1.1 and HTTP/1.0 are",
             )
         if self._hosts != 1 and (self._hosts or version == "1.1"):
             raise Refusal(
@@ -277,7 +291,10 @@ class GuardedProtocol(Http1Connection):
         size = len(self.url) + sum(
             len(name) + len(value) + 4 for name, value in self.headers
         )
-        if size > self.limits.header_bytes or len(self.headers) > self.limits.headers:
+        if (
+            size > self.limits.header_bytes
+            or len(self.headers) > self.limits.headers
+        ):
             raise self._too_large()
 
     def _scope(self, method: bytes, version: str) -> Any:
@@ -348,7 +365,11 @@ class GuardedProtocol(Http1Connection):
     def _head_without_offer(self) -> bytes:
         """The head of the current request, as if no other protocol had been offered."""
         version = self.parser.get_http_version().encode()
-        line = b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, version)
+        line = b"%b %b HTTP/%b\r\n" % (
+            self.parser.get_method(),
+            self.url,
+            version,
+        )
         headers = [
             b"%b: %b\r\n" % field
             for field in self.scope["headers"]
@@ -393,7 +414,9 @@ class GuardedProtocol(Http1Connection):
             self.transport.close()
 
 
-def guarded(limits: Limits, hosts: Iterable[str] = ()) -> type[asyncio.Protocol]:
+def guarded(
+    limits: Limits, hosts: Iterable[str] = ()
+) -> type[asyncio.Protocol]:
     """The protocol class of one server (`uvicorn.Config(http=...)`), with limits of its own; where
     `hosts` are given, requests to others are refused.
     """

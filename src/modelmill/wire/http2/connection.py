@@ -11,7 +11,12 @@ from typing import Any, cast
 
 from hpack.exceptions import HPACKError
 
-from modelmill.wire.http2.hpack import LIST_BYTES, HeaderReader, Headers, Malformed
+from modelmill.wire.http2.hpack import (
+    LIST_BYTES,
+    HeaderReader,
+    Headers,
+    Malformed,
+)
 from modelmill.wire.http2.sender import (
     ACK,
     CALM,
@@ -172,7 +177,10 @@ class Http2Connection(asyncio.Protocol):
             return
         if at < len(data) and not self.closing:
             self._rest = bytearray(data[at:])
-        if self.sender.paused and self.transport.get_write_buffer_size() > ABORT_BYTES:
+        if (
+            self.sender.paused
+            and self.transport.get_write_buffer_size() > ABORT_BYTES
+        ):
             self.transport.abort()
 
     def _take(self, data: bytes) -> int:
@@ -241,9 +249,13 @@ class Http2Connection(asyncio.Protocol):
     def _refill(self) -> None:
         """Let the client send on, all streams together; raises `Violation` when it did not wait."""
         if self._room < 0:
-            raise Violation(FLOW_CONTROL, "more data than the connection's window")
+            raise Violation(
+                FLOW_CONTROL, "more data than the connection's window"
+            )
         self.transport.write(
-            frame(WINDOW_UPDATE, 0, 0, WORD.pack(CONNECTION_WINDOW - self._room))
+            frame(
+                WINDOW_UPDATE, 0, 0, WORD.pack(CONNECTION_WINDOW - self._room)
+            )
         )
         self._room = CONNECTION_WINDOW
 
@@ -283,7 +295,9 @@ class Http2Connection(asyncio.Protocol):
     def _on_block(self, flags: int, number: int, block: bytes) -> None:
         """A whole header block: a request, or trailers, which nothing needs."""
         if len(block) > LIST_BYTES:
-            raise Violation(CALM, f"a header block of more than {LIST_BYTES} bytes")
+            raise Violation(
+                CALM, f"a header block of more than {LIST_BYTES} bytes"
+            )
         head = None
         try:
             head = self._decode(block)
@@ -370,7 +384,9 @@ class Http2Connection(asyncio.Protocol):
         self._close_if_done()
 
     def _on_goaway(self, flags: int, number: int, payload: bytes) -> None:
-        self._cost(10)  # the client opens no more streams and waits for its answers
+        self._cost(
+            10
+        )  # the client opens no more streams and waits for its answers
 
     def _on_window(self, flags: int, number: int, payload: bytes) -> None:
         self._cost(1)
@@ -424,7 +440,9 @@ class Http2Connection(asyncio.Protocol):
     def reset(self, stream: Http2Stream, code: int) -> None:
         """End a stream without an answer."""
         if stream.open:
-            self.transport.write(frame(RST_STREAM, 0, stream.number, WORD.pack(code)))
+            self.transport.write(
+                frame(RST_STREAM, 0, stream.number, WORD.pack(code))
+            )
             self._drop(stream)
             self._close_if_done()
 
@@ -489,7 +507,8 @@ def _check_block(size: int, parts: int) -> None:
 
 def _too_long(length: int) -> Violation:
     return Violation(
-        FRAME_SIZE, f"a frame of {length} bytes; at most {FRAME_BYTES} are taken"
+        FRAME_SIZE,
+        f"a frame of {length} bytes; at most {FRAME_BYTES} are taken",
     )
 
 
@@ -501,7 +520,9 @@ def _window_violation(more: int) -> Violation:
 
 
 def _goaway(last: int, code: int, why: str = "") -> bytes:
-    return frame(GOAWAY, 0, 0, WORD.pack(last) + WORD.pack(code) + why.encode()[:200])
+    return frame(
+        GOAWAY, 0, 0, WORD.pack(last) + WORD.pack(code) + why.encode()[:200]
+    )
 
 
 def _unpadded(payload: bytes) -> bytes:

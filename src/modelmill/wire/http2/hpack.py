@@ -50,7 +50,9 @@ class HeaderReader(Generic[T]):
         before = (len(entries), entries[0] if entries else None)
         fields = self._fields(block)
         # Every entry is a new tuple, so the first tells whether one was added.
-        if len(entries) != before[0] or (entries and entries[0] is not before[1]):
+        if len(entries) != before[0] or (
+            entries and entries[0] is not before[1]
+        ):
             self._known.clear()
             return cast(T, self._read(_joined(fields)))
         meaning = cast(T, self._read(_joined(fields)))
@@ -64,7 +66,8 @@ class HeaderReader(Generic[T]):
     def _fields(self, block: bytes) -> Iterable[tuple[bytes, bytes]]:
         try:
             return cast(
-                "Iterable[tuple[bytes, bytes]]", self._decoder.decode(block, raw=True)
+                "Iterable[tuple[bytes, bytes]]",
+                self._decoder.decode(block, raw=True),
             )
         except (IndexError, ValueError) as error:
             # A truncated block may surface as either
@@ -78,7 +81,9 @@ def _joined(fields: Iterable[tuple[bytes, bytes]]) -> Headers:
         if name in headers:
             if name[:1] == b":":
                 raise Malformed("a pseudo-header comes twice")
-            value = headers[name] + (b"; " if name == b"cookie" else b",") + value
+            value = (
+                headers[name] + (b"; " if name == b"cookie" else b",") + value
+            )
         headers[name] = value
     return headers
 

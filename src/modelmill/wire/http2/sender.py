@@ -120,7 +120,9 @@ class Sender:
         self._prefix = b""
         self._waiting: dict[int, Http2Stream] = {}
 
-    def reply(self, stream: Http2Stream, head: bytes, body: bytes, tail: bytes) -> None:
+    def reply(
+        self, stream: Http2Stream, head: bytes, body: bytes, tail: bytes
+    ) -> None:
         """A whole answer: headers, body and trailers; ends the stream."""
         size, number = len(body), stream.number
         crowded = self.paused or stream.queue is not None
@@ -145,7 +147,11 @@ class Sender:
                     head,
                     pack(size << 8 | DATA, 0, number),
                     body,
-                    pack(len(tail) << 8 | HEADERS, END_HEADERS | END_STREAM, number),
+                    pack(
+                        len(tail) << 8 | HEADERS,
+                        END_HEADERS | END_STREAM,
+                        number,
+                    ),
                     tail,
                 )
             )
@@ -182,7 +188,9 @@ class Sender:
                 frame(WINDOW_UPDATE, 0, stream.number, WORD.pack(size))
             )
 
-    def follow(self, name: int, value: int, streams: "dict[int, Http2Stream]") -> None:
+    def follow(
+        self, name: int, value: int, streams: "dict[int, Http2Stream]"
+    ) -> None:
         """Obey one of the client's settings; raises `Violation`."""
         if name == 1 and value < 4096:
             self._prefix = SHRINK
@@ -195,7 +203,9 @@ class Sender:
         elif name == 2 and value > 1:
             raise Violation(PROTOCOL, "push is on or off")
 
-    def _resize_windows(self, size: int, streams: "dict[int, Http2Stream]") -> None:
+    def _resize_windows(
+        self, size: int, streams: "dict[int, Http2Stream]"
+    ) -> None:
         """The window that streams begin with, also of those that have begun."""
         if size > TOP:
             raise Violation(FLOW_CONTROL, "an initial window beyond 2^31")
@@ -221,7 +231,11 @@ class Sender:
     def overdue(self, seconds: float) -> list[Http2Stream]:
         """Streams whose client has not read for so long."""
         before = self._loop.time() - seconds
-        return [stream for stream in self._waiting.values() if stream.progress < before]
+        return [
+            stream
+            for stream in self._waiting.values()
+            if stream.progress < before
+        ]
 
     def _headers(self, stream: Http2Stream, block: bytes, flags: int) -> None:
         block, self._prefix = self._prefix + block, b""

@@ -132,7 +132,9 @@ def upgrade() -> None:
         sa.Column("ended", sa.DateTime(), nullable=True),
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("project_id", sa.Integer(), nullable=False),
-        sa.ForeignKeyConstraint(["dataset_id"], ["dataset.id"], ondelete="SET NULL"),
+        sa.ForeignKeyConstraint(
+            ["dataset_id"], ["dataset.id"], ondelete="SET NULL"
+        ),
         sa.ForeignKeyConstraint(
             ["project_id"],
             ["project.id"],
@@ -143,7 +145,9 @@ def upgrade() -> None:
         batch_op.create_index(
             batch_op.f("ix_job_project_id"), ["project_id"], unique=False
         )
-        batch_op.create_index(batch_op.f("ix_job_state"), ["state"], unique=False)
+        batch_op.create_index(
+            batch_op.f("ix_job_state"), ["state"], unique=False
+        )
 
     op.create_table(
         "replica",
@@ -166,7 +170,9 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("replica", schema=None) as batch_op:
         batch_op.create_index(
-            batch_op.f("ix_replica_deployment_id"), ["deployment_id"], unique=False
+            batch_op.f("ix_replica_deployment_id"),
+            ["deployment_id"],
+            unique=False,
         )
         batch_op.create_index(
             batch_op.f("ix_replica_project_id"), ["project_id"], unique=False
@@ -196,7 +202,9 @@ def upgrade() -> None:
         sa.UniqueConstraint("project_id", "model", "number"),
     )
     with op.batch_alter_table("version", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_version_model"), ["model"], unique=False)
+        batch_op.create_index(
+            batch_op.f("ix_version_model"), ["model"], unique=False
+        )
         batch_op.create_index(
             batch_op.f("ix_version_project_id"), ["project_id"], unique=False
         )

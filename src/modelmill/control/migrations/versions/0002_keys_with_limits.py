@@ -15,7 +15,9 @@ def upgrade() -> None:
         batch_op.add_column(
             sa.Column("burst", sa.Integer(), nullable=False, server_default="0")
         )
-        batch_op.create_unique_constraint("uq_api_key_name", ["project_id", "name"])
+        batch_op.create_unique_constraint(
+            "uq_api_key_name", ["project_id", "name"]
+        )
 
 
 def downgrade() -> None:

@@ -13,13 +13,22 @@ def upgrade() -> None:
             sa.Column("options", sa.JSON(), nullable=False, server_default="{}")
         )
         batch_op.add_column(
-            sa.Column("variants", sa.JSON(), nullable=False, server_default="[]")
+            sa.Column(
+                "variants", sa.JSON(), nullable=False, server_default="[]"
+            )
         )
         batch_op.add_column(
-            sa.Column("loaded", sa.Boolean(), nullable=False, server_default=sa.true())
+            sa.Column(
+                "loaded", sa.Boolean(), nullable=False, server_default=sa.true()
+            )
         )
         batch_op.add_column(
-            sa.Column("asleep", sa.Boolean(), nullable=False, server_default=sa.false())
+            sa.Column(
+                "asleep",
+                sa.Boolean(),
+                nullable=False,
+                server_default=sa.false(),
+            )
         )
         batch_op.add_column(
             sa.Column("note", sa.String(), nullable=False, server_default="")
@@ -29,10 +38,14 @@ def upgrade() -> None:
             sa.Column("batch", sa.Integer(), nullable=False, server_default="0")
         )
         batch_op.add_column(
-            sa.Column("threads", sa.Integer(), nullable=False, server_default="1")
+            sa.Column(
+                "threads", sa.Integer(), nullable=False, server_default="1"
+            )
         )
         batch_op.add_column(
-            sa.Column("memory", sa.BigInteger(), nullable=False, server_default="0")
+            sa.Column(
+                "memory", sa.BigInteger(), nullable=False, server_default="0"
+            )
         )
     revisions = sa.table("revision", sa.column("id"), sa.column("value"))
     op.bulk_insert(revisions, [{"id": 2, "value": 1}, {"id": 3, "value": 1}])

@@ -140,7 +140,9 @@ def _check_prefix(flag: int, size: int, limit: int) -> None:
     if flag > 1:
         raise InvalidInput(f"a message begins with 0 or 1, not {flag}")
     if size > limit:
-        raise TooLarge(f"the message has {size:,} bytes; at most {limit:,} are taken")
+        raise TooLarge(
+            f"the message has {size:,} bytes; at most {limit:,} are taken"
+        )
 
 
 def _unknown_encoding(encoding: str) -> MethodNotAllowed:
@@ -152,7 +154,9 @@ def _unknown_encoding(encoding: str) -> MethodNotAllowed:
 def _status(error: MillError) -> bytes:
     """The trailers of a call that ends with an error."""
     block = literal(b"grpc-status", str(STATUS.get(error.code, 13)).encode())
-    words = error.message.encode("utf-8", "replace").decode()[:MESSAGE_CHARACTERS]
+    words = error.message.encode("utf-8", "replace").decode()[
+        :MESSAGE_CHARACTERS
+    ]
     block += literal(b"grpc-message", quote(words, safe=_printable).encode())
     if error.retry_after is not None:
         milliseconds = round(error.retry_after * 1000)
@@ -169,7 +173,11 @@ def _span(tracing: Tracing, head: CallHead) -> Span:
         for name, value in head.metadata.items()
     }
     service, _, name = head.path[1:].partition("/")
-    attributes = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": name}
+    attributes = {
+        "rpc.system": "grpc",
+        "rpc.service": service,
+        "rpc.method": name,
+    }
     return tracing.start(head.path[1:], metadata, attributes)
 
 
@@ -217,7 +225,9 @@ class GrpcCall(Http2Stream):
         """Check the key, then the method; a call that is refused costs nothing more."""
         head = self.head
         if head.refusal:
-            self.sender.finish(self, literal(b":status", str(head.refusal).encode()))
+            self.sender.finish(
+                self, literal(b":status", str(head.refusal).encode())
+            )
             return
         try:
             method = head.method
@@ -231,10 +241,14 @@ class GrpcCall(Http2Stream):
             self.refuse(error)
             return
         if head.timeout is not None:
-            self._timer = self.server.loop.call_later(head.timeout, self._expire)
+            self._timer = self.server.loop.call_later(
+                head.timeout, self._expire
+            )
         if method.streaming:
             self._messages = deque()
-            self._task = self.server.loop.create_task(self._run(self._converse, method))
+            self._task = self.server.loop.create_task(
+                self._run(self._converse, method)
+            )
 
     def _authorised(self) -> KeyInfo:
         """Who is calling; raises `Unauthenticated`, `InvalidInput` for several keys."""
@@ -246,7 +260,9 @@ class GrpcCall(Http2Stream):
     def _newcomer(self, header: bytes) -> KeyInfo:
         """Who sends this header for the first time."""
         refuse_other_sites(self.head.metadata)
-        if (count := header.count(b",") + 1) > 1:  # entries of one name are joined
+        if (
+            count := header.count(b",") + 1
+        ) > 1:  # entries of one name are joined
             raise InvalidInput(
                 f"a call has one authorization entry; this one has {count}"
             )
@@ -258,7 +274,11 @@ class GrpcCall(Http2Stream):
         """A part of the messages."""
         if ended and self._messages is None and len(payload) >= 5:
             flag, size = _prefix.unpack_from(payload)
-            if size == len(payload) - 5 and size <= self.server.limit and flag < 2:
+            if (
+                size == len(payload) - 5
+                and size <= self.server.limit
+                and flag < 2
+            ):
                 self._start(flag, payload[5:])
                 return
         try:
@@ -292,12 +312,18 @@ class GrpcCall(Http2Stream):
         self, messages: deque[tuple[int, bytes]], buffer: bytearray, ended: bool
     ) -> None:
         """Begin when the only message is whole; raises `InvalidInput` when there are others."""
-        if len(messages) > 1 or (messages and buffer) or (ended and not messages):
+        if (
+            len(messages) > 1
+            or (messages and buffer)
+            or (ended and not messages)
+        ):
             raise InvalidInput(f"{self.head.path} takes exactly one message")
         if ended:
             self._start(*messages.popleft())
 
-    def _cut(self, buffer: bytearray, messages: deque[tuple[int, bytes]]) -> None:
+    def _cut(
+        self, buffer: bytearray, messages: deque[tuple[int, bytes]]
+    ) -> None:
         """Move the whole messages at the head of the buffer; raises `TooLarge`, `InvalidInput`."""
         while len(buffer) >= 5:
             flag, size = _prefix.unpack_from(buffer)
@@ -350,7 +376,9 @@ class GrpcCall(Http2Stream):
         """Seconds until the client's deadline."""
         if self.head.timeout is None:
             return None
-        return max(0.001, self.since + self.head.timeout - self.server.loop.time())
+        return max(
+            0.001, self.since + self.head.timeout - self.server.loop.time()
+        )
 
     def gone(self) -> bool:
         """Whether nobody waits for the answer any more."""
@@ -404,7 +432,9 @@ class GrpcCall(Http2Stream):
     async def _converse(self, method: Method) -> None:
         await method.handler(self)
         if self.stopping:
-            raise Unavailable("the server stops: open the stream again", retry_after=1)
+            raise Unavailable(
+                "the server stops: open the stream again", retry_after=1
+            )
         if self.open:
             self.sender.finish(
                 self, _FINE if self._headed else _TYPE + self._extra + _FINE
@@ -457,7 +487,9 @@ class GrpcCall(Http2Stream):
             self._held = 0
         self._buffer, self._messages = bytearray(), deque()
         task = self._task
-        if task is not None and task is not asyncio.current_task(self.server.loop):
+        if task is not None and task is not asyncio.current_task(
+            self.server.loop
+        ):
             task.cancel()
 
     # ---- messages
@@ -493,7 +525,9 @@ class GrpcCall(Http2Stream):
         if encoding == "identity" or len(body) < WORTH:
             return head, _prefix.pack(0, len(body)) + body
         pack = zlib.compress, body, 1, ENCODINGS[encoding]
-        body = pack[0](*pack[1:]) if len(body) <= BRISK else await in_thread(*pack)
-        return head + literal(b"grpc-encoding", encoding.encode()), _prefix.pack(
-            1, len(body)
-        ) + body
+        body = (
+            pack[0](*pack[1:]) if len(body) <= BRISK else await in_thread(*pack)
+        )
+        return head + literal(
+            b"grpc-encoding", encoding.encode()
+        ), _prefix.pack(1, len(body)) + body

@@ -97,7 +97,9 @@ async def _infer(
         timeout=_sooner(options.timeout, call.remaining()),
         priority=options.priority,
         gone=call.gone,
-        request_id=request_name(call.head.metadata.get(b"x-request-id"), request.id),
+        request_id=request_name(
+            call.head.metadata.get(b"x-request-id"), request.id
+        ),
         pinned=bool(request.model_version) or options.version is not None,
     )
     version = answered_by(version, answer)
@@ -125,7 +127,10 @@ def _plan(
         return tensors, checked_outputs(version, (), binary=True)
     requested = [_requested(call, output) for output in request.outputs]
     return tensors, checked_outputs(
-        version, requested, task_level=is_task_level(version, inputs), binary=True
+        version,
+        requested,
+        task_level=is_task_level(version, inputs),
+        binary=True,
     )
 
 
@@ -179,9 +184,13 @@ def _raw_inputs(call: GrpcCall, request: Any) -> list[RawInput]:
             data, at = raw[at], at + 1
         else:
             data = _typed(tensor)
-        inputs.append(RawInput(tensor.name, tensor.datatype, list(tensor.shape), data))
+        inputs.append(
+            RawInput(tensor.name, tensor.datatype, list(tensor.shape), data)
+        )
     if at != count:
-        raise InvalidInput(f"raw_input_contents has {count} entries for {at} inputs")
+        raise InvalidInput(
+            f"raw_input_contents has {count} entries for {at} inputs"
+        )
     return inputs
 
 
@@ -208,14 +217,20 @@ def _typed(tensor: Any) -> bytes:
     """The values of `contents` as the tensor's data."""
     field, contents = CONTENTS.get(tensor.datatype), tensor.contents
     filled = [each.name for each, _ in contents.ListFields()]
-    if tensor.datatype in ("FP16", "BF16") or any(name != field for name in filled):
+    if tensor.datatype in ("FP16", "BF16") or any(
+        name != field for name in filled
+    ):
         raise _misplaced(tensor, field, filled)
     return (
-        packed(tensor.name, tensor.datatype, getattr(contents, field)) if field else b""
+        packed(tensor.name, tensor.datatype, getattr(contents, field))
+        if field
+        else b""
     )
 
 
-def _misplaced(tensor: Any, field: str | None, filled: list[str]) -> InvalidInput:
+def _misplaced(
+    tensor: Any, field: str | None, filled: list[str]
+) -> InvalidInput:
     """The error of values in a field that is not that of their datatype."""
     if tensor.datatype in ("FP16", "BF16"):
         return InvalidInput(
@@ -235,7 +250,11 @@ def _memory(name: str, parameters: dict[str, Any]) -> MemoryRange | None:
         return None
     size = parameters.get("shared_memory_byte_size")
     offset = parameters.get("shared_memory_offset", 0)
-    if not isinstance(region, str) or type(size) is not int or type(offset) is not int:
+    if (
+        not isinstance(region, str)
+        or type(size) is not int
+        or type(offset) is not int
+    ):
         raise InvalidInput(
             f"'{name[:80]}': shared_memory_region is a text, shared_memory_byte_size and _offset "
             "are whole numbers"
@@ -270,7 +289,9 @@ def _response(
     wanted: Sequence[RequestedOutput],
 ) -> Any:
     response = Response(
-        model_name=version.deployment, model_version=str(version.version), id=request.id
+        model_name=version.deployment,
+        model_version=str(version.version),
+        id=request.id,
     )
     outputs, raw = response.outputs, response.raw_output_contents
     for tensor, request_output in zip(tensors, wanted, strict=True):
@@ -285,7 +306,9 @@ def _response(
     return response
 
 
-def _leave(call: GrpcCall, output: Any, memory: MemoryRange, data: bytes) -> None:
+def _leave(
+    call: GrpcCall, output: Any, memory: MemoryRange, data: bytes
+) -> None:
     """Write an output to shared memory and say so."""
     regions(call.gateway).write(
         call.caller, memory.region, memory.offset, memory.byte_size, data
@@ -326,7 +349,9 @@ async def parts(
     yield response
 
 
-def _text(call: GrpcCall, request: Any, version: ServedVersion) -> tuple[str, bytes]:
+def _text(
+    call: GrpcCall, request: Any, version: ServedVersion
+) -> tuple[str, bytes]:
     """The kind of a request's only text, and the text; raises `InvalidInput`."""
     tensors = checked_inputs(version, _raw_inputs(call, request))
     if [tensor.datatype for tensor in tensors] != ["BYTES"]:
@@ -383,7 +408,9 @@ async def _responses(call: GrpcCall, request: Any) -> AsyncIterator[Any]:
     """The answer to one request of a stream, in parts where a text grows."""
     try:
         version, options = _picked(call, request)
-        if version.grows and [one.name for one in request.outputs] == [TEXT_OUTPUT]:
+        if version.grows and [one.name for one in request.outputs] == [
+            TEXT_OUTPUT
+        ]:
             async for part in parts(call, request, version, options):
                 yield part
         else:
@@ -396,7 +423,9 @@ def _last(answer: Any) -> Any:
     """The only response to a request of a stream."""
     response = StreamResponse()
     response.infer_response.CopyFrom(answer)
-    response.infer_response.parameters["triton_final_response"].bool_param = True
+    response.infer_response.parameters[
+        "triton_final_response"
+    ].bool_param = True
     return response
 
 
@@ -406,5 +435,7 @@ def _failed(request: Any, error: MillError) -> Any:
     words = error.message[:1000].encode("utf-8", "replace").decode()
     response.error_message = words
     response.infer_response.id = request.id
-    response.infer_response.parameters["triton_final_response"].bool_param = True
+    response.infer_response.parameters[
+        "triton_final_response"
+    ].bool_param = True
     return response

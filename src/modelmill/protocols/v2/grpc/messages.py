@@ -9,7 +9,10 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
+from google.protobuf.descriptor_pb2 import (
+    FileDescriptorProto,
+    FileDescriptorSet,
+)
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 
@@ -21,7 +24,9 @@ def pool() -> Any:
     """The pool with all services and messages."""
     made = DescriptorPool()
     compiled = FileDescriptorSet.FromString(
-        (files("modelmill.protocols.v2.grpc") / "proto/descriptors.binpb").read_bytes()
+        (
+            files("modelmill.protocols.v2.grpc") / "proto/descriptors.binpb"
+        ).read_bytes()
     )
     for file in compiled.file:
         made.Add(file)

@@ -96,7 +96,10 @@ class GrpcServer:
             await asyncio.sleep(WATCH_SECONDS)
             now = self.loop.time()
             for connection in list(self._connections):
-                if not connection.greeted and connection.since < now - GREETING_SECONDS:
+                if (
+                    not connection.greeted
+                    and connection.since < now - GREETING_SECONDS
+                ):
                     connection.fail(PROTOCOL, "no greeting")
                 else:
                     self._end_overdue(connection, now)
@@ -109,7 +112,9 @@ class GrpcServer:
         for call in _calls(connection):
             if call.overdue(now - patience):
                 call.refuse(
-                    Expired(f"the message did not arrive within {patience:g} seconds")
+                    Expired(
+                        f"the message did not arrive within {patience:g} seconds"
+                    )
                 )
 
 

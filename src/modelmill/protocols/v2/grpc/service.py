@@ -15,9 +15,9 @@ from modelmill.protocols.v2.shared_memory import regions
 from modelmill.types import Json
 
 INFERENCE, HEALTH = "inference.GRPCInferenceService", "grpc.health.v1.Health"
-PUBLIC = frozenset({f"/{INFERENCE}/ServerLive", f"/{INFERENCE}/ServerReady"}) | {
-    f"/{HEALTH}/{name}" for name in ("Check", "List", "Watch")
-}
+PUBLIC = frozenset(
+    {f"/{INFERENCE}/ServerLive", f"/{INFERENCE}/ServerReady"}
+) | {f"/{HEALTH}/{name}" for name in ("Check", "List", "Watch")}
 """The only methods that need no key."""
 REFLECTION = frozenset({NEW, OLD})
 PARAMETERS = {bool: "bool_param", int: "uint32_param"}
@@ -49,7 +49,9 @@ async def server_ready(call: GrpcCall, request: Any) -> Any:
 
 async def server_metadata(call: GrpcCall, request: Any) -> Any:
     """Name, version and extensions."""
-    return _filled("ServerMetadataResponse", models.server_metadata(call.gateway))
+    return _filled(
+        "ServerMetadataResponse", models.server_metadata(call.gateway)
+    )
 
 
 async def model_ready(call: GrpcCall, request: Any) -> Any:
@@ -57,7 +59,8 @@ async def model_ready(call: GrpcCall, request: Any) -> Any:
     gateway = call.gateway
     try:
         ready = models.is_ready(
-            gateway, gateway.route(call.caller, request.name, request.version or None)
+            gateway,
+            gateway.route(call.caller, request.name, request.version or None),
         )
     except NotFound:
         ready = False
@@ -124,10 +127,13 @@ def _traced(call: GrpcCall, request: Any) -> Json:
     """The trace settings, after the changes."""
     gateway, name = call.gateway, request.model_name or None
     changes = {
-        key: list(value.value) or None for key, value in request.settings.items()
+        key: list(value.value) or None
+        for key, value in request.settings.items()
     }
     if changes:
-        return settings.update_trace_settings(gateway, call.caller, changes, name)
+        return settings.update_trace_settings(
+            gateway, call.caller, changes, name
+        )
     return settings.trace_settings(gateway, call.caller, name)
 
 
@@ -167,7 +173,11 @@ async def system_shared_memory_register(call: GrpcCall, request: Any) -> Any:
     """Register a region."""
     own = regions(call.gateway)
     own.register(
-        call.caller, request.name, request.key, request.offset, request.byte_size
+        call.caller,
+        request.name,
+        request.key,
+        request.offset,
+        request.byte_size,
     )
     return _empty("SystemSharedMemoryRegisterResponse")
 

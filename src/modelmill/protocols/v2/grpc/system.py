@@ -63,7 +63,9 @@ def reflect(package: str) -> Any:
     async def reflection(call: GrpcCall) -> None:
         """What services, methods and messages there are."""
         while (request := await call.read()) is not None:
-            response = response_class(valid_host=request.host, original_request=request)
+            response = response_class(
+                valid_host=request.host, original_request=request
+            )
             try:
                 _describe(request, response)
             except KeyError:
@@ -84,7 +86,10 @@ def _describe(request: Any, response: Any) -> None:
     if kind == "file_by_filename":
         _add(response, pool().FindFileByName(request.file_by_filename))
     elif kind == "file_containing_symbol":
-        _add(response, pool().FindFileContainingSymbol(request.file_containing_symbol))
+        _add(
+            response,
+            pool().FindFileContainingSymbol(request.file_containing_symbol),
+        )
     elif kind == "list_services":
         _list_services(response.list_services_response)
     elif kind == "all_extension_numbers_of_type":
@@ -108,4 +113,6 @@ def _number_extensions(response: Any, name: str) -> None:
 
 
 def _add(response: Any, file: Any) -> None:
-    response.file_descriptor_response.file_descriptor_proto.append(file.serialized_pb)
+    response.file_descriptor_response.file_descriptor_proto.append(
+        file.serialized_pb
+    )

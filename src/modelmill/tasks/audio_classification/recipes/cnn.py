@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 from msgspec import Meta
 
 from modelmill.tasks.audio_classification import Preprocessing
-from modelmill.tasks.base import Choice, Facts, Fraction, Plan, Signature, TrainSettings
+from modelmill.tasks.base import (
+    Choice,
+    Facts,
+    Fraction,
+    Plan,
+    Signature,
+    TrainSettings,
+)
 from modelmill.types import Struct
 
 if TYPE_CHECKING:
@@ -52,25 +59,36 @@ AUGMENT = Changes()
 class Settings(Struct, frozen=True, kw_only=True):
     """Options of the network."""
 
-    mels: Annotated[int, Meta(ge=8, le=256, description="bands of the spectrogram")] = (
-        40
-    )
+    mels: Annotated[
+        int, Meta(ge=8, le=256, description="bands of the spectrogram")
+    ] = 40
     channels: Annotated[
         int,
-        Meta(ge=4, le=512, description="of the first stage; each stage doubles them"),
+        Meta(
+            ge=4,
+            le=512,
+            description="of the first stage; each stage doubles them",
+        ),
     ] = 24
     stages: Annotated[
         int,
-        Meta(ge=1, le=5, description="each after the first halves bands and frames"),
+        Meta(
+            ge=1,
+            le=5,
+            description="each after the first halves bands and frames",
+        ),
     ] = 4
     hidden_bands: Annotated[
-        Fraction, Meta(description="most bands that are hidden in training, as a share")
+        Fraction,
+        Meta(description="most bands that are hidden in training, as a share"),
     ] = 0.2
     hidden_frames: Annotated[
         Fraction,
         Meta(description="most frames that are hidden in training, as a share"),
     ] = 0.2
-    dropout: Annotated[Fraction, Meta(description="before the last layer")] = 0.1
+    dropout: Annotated[Fraction, Meta(description="before the last layer")] = (
+        0.1
+    )
 
 
 def fit_to(facts: Facts, plan: Plan) -> Iterator[Choice]:

@@ -8,7 +8,14 @@ from msgspec import Meta
 
 from modelmill.tasks.audio_classification.recipes.cnn import Changes
 from modelmill.tasks.automatic_speech_recognition import Preprocessing
-from modelmill.tasks.base import Choice, Facts, Fraction, Plan, Signature, TrainSettings
+from modelmill.tasks.base import (
+    Choice,
+    Facts,
+    Fraction,
+    Plan,
+    Signature,
+    TrainSettings,
+)
 from modelmill.types import Struct
 
 if TYPE_CHECKING:
@@ -37,21 +44,24 @@ STEPS = 1500
 class Settings(Struct, frozen=True, kw_only=True):
     """Options of the network."""
 
-    mels: Annotated[int, Meta(ge=8, le=256, description="bands of the spectrogram")] = (
-        40
-    )
-    channels: Annotated[int, Meta(ge=8, le=1024, description="of the convolutions")] = (
-        96
-    )
+    mels: Annotated[
+        int, Meta(ge=8, le=256, description="bands of the spectrogram")
+    ] = 40
+    channels: Annotated[
+        int, Meta(ge=8, le=1024, description="of the convolutions")
+    ] = 96
     hidden: Annotated[
         int,
         Meta(
-            ge=8, le=1024, description="width of each direction of the recurrent layers"
+            ge=8,
+            le=1024,
+            description="width of each direction of the recurrent layers",
         ),
     ] = 96
     layers: Annotated[int, Meta(ge=1, le=6, description="recurrent layers")] = 2
     hidden_bands: Annotated[
-        Fraction, Meta(description="most bands that are hidden in training, as a share")
+        Fraction,
+        Meta(description="most bands that are hidden in training, as a share"),
     ] = 0.2
     hidden_frames: Annotated[
         Fraction,

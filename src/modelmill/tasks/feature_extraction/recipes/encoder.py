@@ -5,7 +5,14 @@ from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
 
-from modelmill.tasks.base import Choice, Facts, Fraction, Plan, Signature, TrainSettings
+from modelmill.tasks.base import (
+    Choice,
+    Facts,
+    Fraction,
+    Plan,
+    Signature,
+    TrainSettings,
+)
 from modelmill.tasks.feature_extraction import Preprocessing
 from modelmill.tasks.networks.attention_settings import Blocks, Layers
 
@@ -35,10 +42,12 @@ class Settings(Blocks, frozen=True, kw_only=True):
 
     layers: Layers = 2
     word_dropout: Annotated[
-        Fraction, Meta(description="share of tokens that are unknown in training")
+        Fraction,
+        Meta(description="share of tokens that are unknown in training"),
     ] = 0.1
     scale: Annotated[
-        float, Meta(gt=0, le=256, description="factor of the cosines in the softmax")
+        float,
+        Meta(gt=0, le=256, description="factor of the cosines in the softmax"),
     ] = 20.0
 
 
@@ -53,7 +62,9 @@ def network(settings: Settings, signature: Signature) -> "nn.Module":
 
     preprocessing = signature.preprocessing
     encoder = Encoder(
-        preprocessing.tokens, **settings.shape, word_dropout=settings.word_dropout
+        preprocessing.tokens,
+        **settings.shape,
+        word_dropout=settings.word_dropout,
     )
     return SentenceEncoder(
         encoder, settings.width, preprocessing.dimensions, settings.scale

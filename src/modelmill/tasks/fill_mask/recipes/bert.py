@@ -4,15 +4,17 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from modelmill.tasks.base import Choice, Facts, Plan, Signature, TrainSettings
-from modelmill.tasks.decoding.text_tokenizer import Preprocessing, epochs, pieces
+from modelmill.tasks.decoding.text_tokenizer import (
+    Preprocessing,
+    epochs,
+    pieces,
+)
 from modelmill.tasks.networks.attention_settings import Blocks, Heads, Width
 
 if TYPE_CHECKING:
     from torch import nn
 
-SUMMARY = (
-    "a small attention encoder with rotary positions, pre-trained on your own text"
-)
+SUMMARY = "a small attention encoder with rotary positions, pre-trained on your own text"
 INPUT = Preprocessing(minimum_count=2)
 TRAIN = TrainSettings(
     epochs=30,

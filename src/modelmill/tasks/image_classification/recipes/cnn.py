@@ -7,17 +7,28 @@ from typing import TYPE_CHECKING, Annotated
 from msgspec import Meta
 
 from modelmill.data.augment import NONE
-from modelmill.tasks.base import Choice, Facts, Fraction, Plan, Signature, TrainSettings
+from modelmill.tasks.base import (
+    Choice,
+    Facts,
+    Fraction,
+    Plan,
+    Signature,
+    TrainSettings,
+)
 from modelmill.tasks.decoding.image_decoder import Preprocessing
 from modelmill.types import Struct
 
 if TYPE_CHECKING:
     from torch import nn
 
-SUMMARY = "two or three convolutions and a dense layer; fast, for small pictures"
+SUMMARY = (
+    "two or three convolutions and a dense layer; fast, for small pictures"
+)
 INPUT = Preprocessing(max_side=64)
 AUGMENT = NONE
-TRAIN = TrainSettings(epochs=10, batch_size=128, optimiser="adam", learning_rate=2e-3)
+TRAIN = TrainSettings(
+    epochs=10, batch_size=128, optimiser="adam", learning_rate=2e-3
+)
 
 TWO_FILTERS = 40
 """Pixels of a side up to which two convolutions see enough of a picture."""
@@ -41,7 +52,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     dense: Annotated[
         int, Meta(ge=1, le=8192, description="width of the dense layer")
     ] = 64
-    dropout: Annotated[Fraction, Meta(description="before the last layer")] = 0.25
+    dropout: Annotated[Fraction, Meta(description="before the last layer")] = (
+        0.25
+    )
 
 
 def fit_to(facts: Facts, plan: Plan) -> Iterator[Choice]:
@@ -80,7 +93,9 @@ def network(settings: Settings, signature: Signature) -> "nn.Module":
     from modelmill.tasks.networks.layers import Pixels, pixel_input
 
     counts = [settings.filters, settings.filters2, settings.filters3]
-    layers, features = _convolutions(pixel_input(signature), list(filter(None, counts)))
+    layers, features = _convolutions(
+        pixel_input(signature), list(filter(None, counts))
+    )
     return nn.Sequential(
         Pixels(signature),
         *layers,

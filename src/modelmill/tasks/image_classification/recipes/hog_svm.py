@@ -14,9 +14,7 @@ from modelmill.types import Struct
 if TYPE_CHECKING:
     from modelmill.tasks.image_classification.hog import Hog, LinearHog
 
-SUMMARY = (
-    "histograms of oriented gradients and a linear SVM; trains in seconds, for shapes"
-)
+SUMMARY = "histograms of oriented gradients and a linear SVM; trains in seconds, for shapes"
 INPUT = Preprocessing(max_side=64)
 
 Array = np.ndarray[Any, Any]
@@ -30,16 +28,24 @@ HELD_OUT = 5
 class Settings(Struct, frozen=True, kw_only=True):
     """Options of the features and the SVM."""
 
-    cell: Annotated[int, Meta(ge=2, le=256, description="side of a cell in pixels")] = 8
+    cell: Annotated[
+        int, Meta(ge=2, le=256, description="side of a cell in pixels")
+    ] = 8
     orientations: Annotated[
-        int, Meta(ge=2, le=36, description="bins of a histogram, over half a turn")
+        int,
+        Meta(ge=2, le=36, description="bins of a histogram, over half a turn"),
     ] = 9
     block: Annotated[
         int,
-        Meta(ge=1, le=4, description="side of a block in cells, normalised together"),
+        Meta(
+            ge=1,
+            le=4,
+            description="side of a block in cells, normalised together",
+        ),
     ] = 2
     inverse_regularisation: Annotated[
-        float, Meta(gt=0, description="larger fits the training pictures closer")
+        float,
+        Meta(gt=0, description="larger fits the training pictures closer"),
     ] = 0.1
 
 
@@ -108,7 +114,9 @@ def separated(
     held = _held_out(labels, classes)
     if len(np.unique(labels[~held])) == classes and held.any():
         weight, bias = _machine(features[~held], labels[~held], strength)
-        scale, offsets = _calibration(features[held] @ weight.T + bias, labels[held])
+        scale, offsets = _calibration(
+            features[held] @ weight.T + bias, labels[held]
+        )
     else:  # too few to hold any out
         scale, offsets = 1.0, np.zeros(classes)
     weight, bias = _machine(features, labels, strength)
@@ -123,13 +131,15 @@ def _held_out(labels: Array, classes: int) -> Array:
     return held
 
 
-def _machine(features: Array, labels: Array, strength: float) -> tuple[Array, Array]:
+def _machine(
+    features: Array, labels: Array, strength: float
+) -> tuple[Array, Array]:
     from sklearn.svm import LinearSVC
 
     # The dual takes a third of the primal's time, also where items are many.
-    svm = LinearSVC(C=strength, dual=True, tol=0.01, random_state=0, max_iter=5000).fit(
-        features, labels
-    )
+    svm = LinearSVC(
+        C=strength, dual=True, tol=0.01, random_state=0, max_iter=5000
+    ).fit(features, labels)
     weight, bias = svm.coef_, svm.intercept_
     if len(weight) == 1:  # two classes: one row tells them apart
         weight = np.vstack([-weight, weight]) / 2
@@ -147,7 +157,9 @@ def _calibration(margins: Array, labels: Array) -> tuple[float, Array]:
     def loss(x: Array) -> float:
         logits = margins * np.exp(x[0]) + x[1:]
         own = logits[np.arange(len(labels)), labels]
-        return float((logsumexp(logits, axis=1) - own).mean() + 1e-3 * (x**2).sum())
+        return float(
+            (logsumexp(logits, axis=1) - own).mean() + 1e-3 * (x**2).sum()
+        )
 
     found = minimize(loss, np.zeros(1 + margins.shape[1]), method="L-BFGS-B").x
     return float(np.exp(found[0])), np.asarray(found[1:])

@@ -8,14 +8,23 @@ from typing import TYPE_CHECKING, Annotated
 from msgspec import Meta
 
 from modelmill.data.augment import Augment
-from modelmill.tasks.base import Choice, Facts, Fraction, Plan, Signature, TrainSettings
+from modelmill.tasks.base import (
+    Choice,
+    Facts,
+    Fraction,
+    Plan,
+    Signature,
+    TrainSettings,
+)
 from modelmill.tasks.decoding.image_decoder import Preprocessing
 from modelmill.types import Struct
 
 if TYPE_CHECKING:
     from torch import nn
 
-SUMMARY = "a residual network with augmentation, for photographs; minutes on a CPU"
+SUMMARY = (
+    "a residual network with augmentation, for photographs; minutes on a CPU"
+)
 INPUT = Preprocessing(max_side=160)
 AUGMENT = Augment()
 TRAIN = TrainSettings(
@@ -54,15 +63,22 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     channels: Annotated[
         int,
-        Meta(ge=4, le=512, description="of the first stage; each stage doubles them"),
+        Meta(
+            ge=4,
+            le=512,
+            description="of the first stage; each stage doubles them",
+        ),
     ] = 32
     stages: Annotated[
-        int, Meta(ge=1, le=6, description="each after the first halves the picture")
+        int,
+        Meta(ge=1, le=6, description="each after the first halves the picture"),
     ] = 4
     blocks: Annotated[
         int, Meta(ge=1, le=16, description="residual blocks in each stage")
     ] = 1
-    dropout: Annotated[Fraction, Meta(description="before the last layer")] = 0.0
+    dropout: Annotated[Fraction, Meta(description="before the last layer")] = (
+        0.0
+    )
 
 
 def fit_to(facts: Facts, plan: Plan) -> Iterator[Choice]:
@@ -127,7 +143,9 @@ def network(settings: Settings, signature: Signature) -> "nn.Module":
     side = min(pixel_input(signature)[:2])
     return nn.Sequential(
         *pixel_stem(signature, channels, halve=side >= STEM),
-        *residual_stages(channels, stages, settings.blocks, halve_first=side >= 96),
+        *residual_stages(
+            channels, stages, settings.blocks, halve_first=side >= 96
+        ),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
         nn.Dropout(settings.dropout),

@@ -5,16 +5,21 @@ from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
 
-from modelmill.tasks.base import Choice, Facts, Fraction, Plan, Signature, TrainSettings
+from modelmill.tasks.base import (
+    Choice,
+    Facts,
+    Fraction,
+    Plan,
+    Signature,
+    TrainSettings,
+)
 from modelmill.tasks.image_segmentation import Changes, Preprocessing
 from modelmill.types import Struct
 
 if TYPE_CHECKING:
     from torch import nn
 
-SUMMARY = (
-    "a small residual U-Net for scenes of up to about 256 pixels; minutes on a CPU"
-)
+SUMMARY = "a small residual U-Net for scenes of up to about 256 pixels; minutes on a CPU"
 INPUT = Preprocessing()
 AUGMENT = Changes(
     rotate=5.0,
@@ -45,23 +50,39 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     channels: Annotated[
         int,
-        Meta(ge=4, le=512, description="of the first stage; each stage doubles them"),
+        Meta(
+            ge=4,
+            le=512,
+            description="of the first stage; each stage doubles them",
+        ),
     ] = 32
     depth: Annotated[
         int,
-        Meta(ge=1, le=6, description="stages; each after the first halves the picture"),
+        Meta(
+            ge=1,
+            le=6,
+            description="stages; each after the first halves the picture",
+        ),
     ] = 4
     blocks: Annotated[
         int,
-        Meta(ge=1, le=8, description="residual blocks in each stage of the way down"),
+        Meta(
+            ge=1,
+            le=8,
+            description="residual blocks in each stage of the way down",
+        ),
     ] = 1
     stem_stride: Annotated[
         int,
         Meta(
-            ge=1, le=4, description="by what the first convolution shrinks the picture"
+            ge=1,
+            le=4,
+            description="by what the first convolution shrinks the picture",
         ),
     ] = 2
-    dropout: Annotated[Fraction, Meta(description="of channels at the bottom")] = 0.1
+    dropout: Annotated[
+        Fraction, Meta(description="of channels at the bottom")
+    ] = 0.1
 
 
 def fit_to(facts: Facts, plan: Plan) -> Iterator[Choice]:

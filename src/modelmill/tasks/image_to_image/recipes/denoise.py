@@ -31,16 +31,23 @@ TRAIN = TrainSettings(
 class Settings(Struct, frozen=True, kw_only=True):
     """Options of the network and of the noise it learns to remove."""
 
-    channels: Annotated[int, Meta(ge=4, le=512, description="of every layer")] = 64
+    channels: Annotated[
+        int, Meta(ge=4, le=512, description="of every layer")
+    ] = 64
     depth: Annotated[int, Meta(ge=3, le=64, description="layers")] = 11
     sigma_min: Annotated[
-        float, Meta(ge=0, le=255, description="least deviation of the noise, of 255")
+        float,
+        Meta(ge=0, le=255, description="least deviation of the noise, of 255"),
     ] = 5.0
     sigma_max: Annotated[
-        float, Meta(ge=0, le=255, description="largest deviation of the noise, of 255")
+        float,
+        Meta(
+            ge=0, le=255, description="largest deviation of the noise, of 255"
+        ),
     ] = 55.0
     patch: Annotated[
-        int, Meta(ge=24, le=512, description="side of the patches it is trained on")
+        int,
+        Meta(ge=24, le=512, description="side of the patches it is trained on"),
     ] = 48
 
     def __post_init__(self) -> None:

@@ -29,10 +29,15 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     channels: Annotated[
         int,
-        Meta(ge=4, le=512, description="at half the resolution; deeper ones have more"),
+        Meta(
+            ge=4,
+            le=512,
+            description="at half the resolution; deeper ones have more",
+        ),
     ] = 32
     patch: Annotated[
-        int, Meta(ge=24, le=512, description="side of the patches it is trained on")
+        int,
+        Meta(ge=24, le=512, description="side of the patches it is trained on"),
     ] = 96
 
 

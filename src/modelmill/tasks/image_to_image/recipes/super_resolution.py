@@ -30,13 +30,19 @@ TRAIN = TrainSettings(
 class Settings(Struct, frozen=True, kw_only=True):
     """Options of the network."""
 
-    channels: Annotated[int, Meta(ge=4, le=512, description="of every layer")] = 48
+    channels: Annotated[
+        int, Meta(ge=4, le=512, description="of every layer")
+    ] = 48
     blocks: Annotated[
         int, Meta(ge=1, le=64, description="residual blocks of two layers")
     ] = 5
     patch: Annotated[
         int,
-        Meta(ge=24, le=512, description="side of the large patches it is trained on"),
+        Meta(
+            ge=24,
+            le=512,
+            description="side of the large patches it is trained on",
+        ),
     ] = 96
 
 

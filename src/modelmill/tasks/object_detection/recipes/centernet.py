@@ -40,11 +40,19 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     channels: Annotated[
         int,
-        Meta(ge=4, le=512, description="of the first stage; each stage doubles them"),
+        Meta(
+            ge=4,
+            le=512,
+            description="of the first stage; each stage doubles them",
+        ),
     ] = 24
     blocks: Annotated[
         int,
-        Meta(ge=1, le=16, description="residual blocks in each stage but the first"),
+        Meta(
+            ge=1,
+            le=16,
+            description="residual blocks in each stage but the first",
+        ),
     ] = 2
     neck: Annotated[
         int, Meta(ge=8, le=512, description="channels of the feature pyramid")
@@ -64,4 +72,6 @@ def network(settings: Settings, signature: Signature) -> "nn.Module":
     """
     from modelmill.tasks.object_detection.network import Detector
 
-    return Detector(signature, settings.channels, settings.blocks, settings.neck)
+    return Detector(
+        signature, settings.channels, settings.blocks, settings.neck
+    )

@@ -5,7 +5,14 @@ from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
 
-from modelmill.tasks.base import Choice, Facts, Fraction, Plan, Signature, TrainSettings
+from modelmill.tasks.base import (
+    Choice,
+    Facts,
+    Fraction,
+    Plan,
+    Signature,
+    TrainSettings,
+)
 from modelmill.tasks.question_answering import Preprocessing
 from modelmill.types import Struct
 
@@ -41,29 +48,42 @@ def fit_to(facts: Facts, plan: Plan) -> Iterator[Choice]:
     if words < FEW:
         settings = {"members": 2, "epochs": 14, "dropout": 0.35}
         yield Choice(
-            why=f"about {words:,} words are little to learn from", settings=settings
+            why=f"about {words:,} words are little to learn from",
+            settings=settings,
         )
 
 
 class Settings(Struct, frozen=True, kw_only=True):
     """Options of the network."""
 
-    width: Annotated[int, Meta(ge=8, le=2048, description="of a word's vector")] = 64
+    width: Annotated[
+        int, Meta(ge=8, le=2048, description="of a word's vector")
+    ] = 64
     hidden: Annotated[
-        int, Meta(ge=8, le=2048, description="of the recurrent states, each way")
+        int,
+        Meta(ge=8, le=2048, description="of the recurrent states, each way"),
     ] = 96
     layers: Annotated[
         int, Meta(ge=1, le=8, description="recurrent layers over the passage")
     ] = 2
     known: Annotated[
-        int, Meta(ge=10, le=1_000_000, description="commonest words, that have vectors")
+        int,
+        Meta(
+            ge=10,
+            le=1_000_000,
+            description="commonest words, that have vectors",
+        ),
     ] = 1000
     members: Annotated[
-        int, Meta(ge=1, le=16, description="readers that vote; each takes its time")
+        int,
+        Meta(ge=1, le=16, description="readers that vote; each takes its time"),
     ] = 1
-    dropout: Annotated[Fraction, Meta(description="of vectors and states")] = 0.4
+    dropout: Annotated[Fraction, Meta(description="of vectors and states")] = (
+        0.4
+    )
     word_dropout: Annotated[
-        Fraction, Meta(description="share of words that are unknown in training")
+        Fraction,
+        Meta(description="share of words that are unknown in training"),
     ] = 0.1
 
 
@@ -71,7 +91,10 @@ def network(settings: Settings, signature: Signature) -> "nn.Module":
     """Question [N, Q], passage [N, C] and its match features -> logits of start and end [N, C + 1],
     position 0 for "no answer".
     """
-    from modelmill.tasks.question_answering.network import Reader, ReaderEnsemble
+    from modelmill.tasks.question_answering.network import (
+        Reader,
+        ReaderEnsemble,
+    )
 
     def member() -> Reader:
         return Reader(

@@ -4,7 +4,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from modelmill.tasks.base import Choice, Facts, Plan, Signature, TrainSettings
-from modelmill.tasks.networks.attention_settings import Blocks, Dropout, Layers, Width
+from modelmill.tasks.networks.attention_settings import (
+    Blocks,
+    Dropout,
+    Layers,
+    Width,
+)
 from modelmill.tasks.question_answering import Preprocessing
 
 if TYPE_CHECKING:

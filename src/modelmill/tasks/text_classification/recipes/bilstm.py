@@ -40,7 +40,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         int, Meta(ge=1, le=8192, description="width of the dense layer")
     ] = 64
     dropout: Annotated[
-        Fraction, Meta(description="of embeddings, pooled states and the dense layer")
+        Fraction,
+        Meta(description="of embeddings, pooled states and the dense layer"),
     ] = 0.5
     word_dropout: Annotated[
         Fraction, Meta(description="share of words hidden while training")

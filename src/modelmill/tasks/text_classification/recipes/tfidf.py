@@ -16,7 +16,9 @@ from modelmill.types import Struct
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto
 
-SUMMARY = "TF-IDF of words and pairs of words, logistic regression; trains in seconds"
+SUMMARY = (
+    "TF-IDF of words and pairs of words, logistic regression; trains in seconds"
+)
 INPUT = Preprocessing(vocabulary=10_000, length_limit=512)
 
 Array = np.ndarray[Any, Any]
@@ -32,10 +34,17 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     features: Annotated[
         int,
-        Meta(ge=10, le=1_000_000, description="most n-grams kept, the most frequent"),
+        Meta(
+            ge=10,
+            le=1_000_000,
+            description="most n-grams kept, the most frequent",
+        ),
     ] = 30_000
     gram_count: Annotated[
-        int, Meta(ge=1, description="texts that must hold an n-gram for it to be kept")
+        int,
+        Meta(
+            ge=1, description="texts that must hold an n-gram for it to be kept"
+        ),
     ] = 2
     inverse_regularisation: Annotated[
         float, Meta(gt=0, description="larger fits the training texts closer")
@@ -64,7 +73,9 @@ def fit(
     strength = plan.network.inverse_regularisation
     rows, bias = _regression(features, labels, strength, classes)
     found = {"idf": tfidf.idf_, "weight": rows * factor, "bias": bias}
-    weights = {name: np.asarray(value, np.float32) for name, value in found.items()}
+    weights = {
+        name: np.asarray(value, np.float32) for name, value in found.items()
+    }
     return graph(names, weights, ids.shape[1]), weights
 
 
@@ -73,7 +84,9 @@ def _counted(ids: Array, settings: Settings) -> tuple[list[Gram], Any]:
     from sklearn.feature_extraction.text import CountVectorizer
 
     counter = CountVectorizer(
-        analyzer=grams, min_df=settings.gram_count, max_features=settings.features
+        analyzer=grams,
+        min_df=settings.gram_count,
+        max_features=settings.features,
     )
     try:
         counts = counter.fit_transform(ids)
@@ -98,8 +111,12 @@ def _regression(
         )
     # The matrices are sparse: more threads only wait for one another.
     with threadpool_limits(1):
-        linear = LogisticRegression(C=strength, max_iter=1000).fit(features, labels)
-    return every_class(linear.coef_, linear.intercept_, linear.classes_, classes)
+        linear = LogisticRegression(C=strength, max_iter=1000).fit(
+            features, labels
+        )
+    return every_class(
+        linear.coef_, linear.intercept_, linear.classes_, classes
+    )
 
 
 def grams(row: Array) -> list[Gram]:
@@ -116,7 +133,10 @@ def every_class(
     """
     if len(trained) == 2:  # sigmoid(z) is softmax(0, z)
         rows, bias = np.vstack([0 * rows, rows]), np.append(0, bias)
-    weights, biases = np.zeros((classes, rows.shape[1])), np.full(classes, NEVER)
+    weights, biases = (
+        np.zeros((classes, rows.shape[1])),
+        np.full(classes, NEVER),
+    )
     weights[trained] = rows
     biases[trained] = bias
     return weights, biases
@@ -126,7 +146,10 @@ def contrast(counts: Any, labels: Array, classes: int) -> Array:
     """The deviation over classes of the log share of texts with each n-gram, [features]."""
     present = counts > 0
     share = np.stack(
-        [1 + np.asarray(present[labels == c].sum(0)).ravel() for c in range(classes)]
+        [
+            1 + np.asarray(present[labels == c].sum(0)).ravel()
+            for c in range(classes)
+        ]
     )
     return np.asarray(np.log(share / share.sum(1, keepdims=True)).std(0))
 
@@ -152,16 +175,24 @@ def counts_node(names: list[Gram]) -> "NodeProto":
     )
 
 
-def graph(names: list[Gram], weights: dict[str, Array], length: int) -> "ModelProto":
+def graph(
+    names: list[Gram], weights: dict[str, Array], length: int
+) -> "ModelProto":
     """scores = softmax(weight . normalised((1 + log count) * idf) + bias)."""
     from onnx import TensorProto, checker, helper
 
-    ids = helper.make_tensor_value_info("ids", TensorProto.INT64, ["batch", length])
+    ids = helper.make_tensor_value_info(
+        "ids", TensorProto.INT64, ["batch", length]
+    )
     scores = helper.make_tensor_value_info(
         "scores", TensorProto.FLOAT, ["batch", len(weights["bias"])]
     )
     body = helper.make_graph(
-        [counts_node(names), *_nodes()], "tfidf", [ids], [scores], _tensors(weights)
+        [counts_node(names), *_nodes()],
+        "tfidf",
+        [ids],
+        [scores],
+        _tensors(weights),
     )
     opsets = [helper.make_opsetid("", OPSET)]
     model = helper.make_model(body, opset_imports=opsets, ir_version=IR)

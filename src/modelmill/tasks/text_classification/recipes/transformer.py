@@ -5,14 +5,32 @@ from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
 
-from modelmill.tasks.base import Choice, Facts, Fraction, Plan, Signature, TrainSettings
-from modelmill.tasks.decoding.text_tokenizer import Preprocessing, epochs, pieces
-from modelmill.tasks.networks.attention_settings import Blocks, Dropout, Layers, Width
+from modelmill.tasks.base import (
+    Choice,
+    Facts,
+    Fraction,
+    Plan,
+    Signature,
+    TrainSettings,
+)
+from modelmill.tasks.decoding.text_tokenizer import (
+    Preprocessing,
+    epochs,
+    pieces,
+)
+from modelmill.tasks.networks.attention_settings import (
+    Blocks,
+    Dropout,
+    Layers,
+    Width,
+)
 
 if TYPE_CHECKING:
     from torch import nn
 
-SUMMARY = "a small attention encoder with rotary positions, trained from scratch"
+SUMMARY = (
+    "a small attention encoder with rotary positions, trained from scratch"
+)
 INPUT = Preprocessing()
 TRAIN = TrainSettings(
     epochs=8,
@@ -49,7 +67,8 @@ class Settings(Blocks, frozen=True, kw_only=True):
     layers: Layers = 2
     dropout: Dropout = 0.3
     word_dropout: Annotated[
-        Fraction, Meta(description="share of words that are unknown in training")
+        Fraction,
+        Meta(description="share of words that are unknown in training"),
     ] = 0.2
 
 
@@ -62,4 +81,6 @@ def network(settings: Settings, signature: Signature) -> "nn.Module":
         **settings.shape,
         word_dropout=settings.word_dropout,
     )
-    return Classifier(encoder, settings.width, signature.classes, settings.dropout)
+    return Classifier(
+        encoder, settings.width, signature.classes, settings.dropout
+    )

@@ -5,7 +5,14 @@ from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
 
-from modelmill.tasks.base import Choice, Facts, Fraction, Plan, Signature, TrainSettings
+from modelmill.tasks.base import (
+    Choice,
+    Facts,
+    Fraction,
+    Plan,
+    Signature,
+    TrainSettings,
+)
 from modelmill.tasks.translation import Preprocessing
 from modelmill.types import Struct
 
@@ -30,11 +37,15 @@ TRAIN = TrainSettings(
 class Settings(Struct, frozen=True, kw_only=True):
     """Options of the network."""
 
-    width: Annotated[int, Meta(ge=8, le=2048, description="of a token's vector")] = 256
+    width: Annotated[
+        int, Meta(ge=8, le=2048, description="of a token's vector")
+    ] = 256
     hidden: Annotated[
         int, Meta(ge=8, le=2048, description="of the recurrent states")
     ] = 256
-    dropout: Annotated[Fraction, Meta(description="of vectors and states")] = 0.3
+    dropout: Annotated[Fraction, Meta(description="of vectors and states")] = (
+        0.3
+    )
 
 
 def fit_to(facts: Facts, plan: Plan) -> Iterator[Choice]:
@@ -48,5 +59,8 @@ def network(settings: Settings, signature: Signature) -> "nn.Module":
 
     tokens = signature.preprocessing.tokens
     return Recurrent(
-        tokens, width=settings.width, hidden=settings.hidden, dropout=settings.dropout
+        tokens,
+        width=settings.width,
+        hidden=settings.hidden,
+        dropout=settings.dropout,
     )

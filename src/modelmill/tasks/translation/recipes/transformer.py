@@ -12,7 +12,9 @@ from modelmill.tasks.translation import Preprocessing
 if TYPE_CHECKING:
     from torch import nn
 
-SUMMARY = "an encoder and a decoder of attention with rotary positions, from scratch"
+SUMMARY = (
+    "an encoder and a decoder of attention with rotary positions, from scratch"
+)
 INPUT = Preprocessing()
 TRAIN = TrainSettings(
     epochs=10,
@@ -32,7 +34,10 @@ class Settings(Blocks, frozen=True, kw_only=True):
     """Options of the network."""
 
     layers: Annotated[
-        int, Meta(ge=1, le=24, description="blocks that read, and as many that write")
+        int,
+        Meta(
+            ge=1, le=24, description="blocks that read, and as many that write"
+        ),
     ] = 3
     dropout: Dropout = 0.2
 

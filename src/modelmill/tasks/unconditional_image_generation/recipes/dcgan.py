@@ -85,12 +85,20 @@ def loss(
     real = scaled(batch["image"])
     with torch.no_grad():
         fake = network.generator(network.noise(len(real)))
-    real_logits, fake_logits = network.discriminator(real), network.discriminator(fake)
-    yield "discriminator", softplus(-real_logits).mean() + softplus(fake_logits).mean()
+    real_logits, fake_logits = (
+        network.discriminator(real),
+        network.discriminator(fake),
+    )
+    yield (
+        "discriminator",
+        softplus(-real_logits).mean() + softplus(fake_logits).mean(),
+    )
     # The discriminator's own gradients are not needed here.
     network.discriminator.requires_grad_(False)
     try:
-        logits = network.discriminator(network.generator(network.noise(len(real))))
+        logits = network.discriminator(
+            network.generator(network.noise(len(real)))
+        )
         yield "generator", softplus(-logits).mean()
     finally:
         network.discriminator.requires_grad_(True)

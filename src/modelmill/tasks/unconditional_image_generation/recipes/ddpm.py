@@ -65,7 +65,9 @@ def network(settings: Settings, signature: Signature) -> "nn.Module":
     )
 
 
-def loss(network: Any, batch: dict[str, "Tensor"], settings: TrainSettings) -> "Tensor":
+def loss(
+    network: Any, batch: dict[str, "Tensor"], settings: TrainSettings
+) -> "Tensor":
     """The squared error of the velocity at a random time of each picture."""
     import torch
 
@@ -85,13 +87,18 @@ def validate(
     """The loss at fixed times with fixed noise, so that epochs compare."""
     import torch
 
-    from modelmill.tasks.unconditional_image_generation.training import fixed_noise
+    from modelmill.tasks.unconditional_image_generation.training import (
+        fixed_noise,
+    )
 
     images = batch["image"]
     times = torch.linspace(0.01, 0.99, len(images), device=images.device)
     return {
         "loss": _error(
-            network, images, times, fixed_noise(*images.shape, device=images.device)
+            network,
+            images,
+            times,
+            fixed_noise(*images.shape, device=images.device),
         )
     }
 

@@ -141,7 +141,9 @@ def _stream(document: Json) -> bool:
 def _parameters(document: Json, *, chat: bool) -> Json:
     """The task's parameters; raises `InvalidInput` for what is not supported."""
     _check_supported(document)
-    given = {name: document[name] for name in SAME if document.get(name) is not None}
+    given = {
+        name: document[name] for name in SAME if document.get(name) is not None
+    }
     return (
         {"temperature": 1.0}
         | given
@@ -166,8 +168,8 @@ def _lengths(document: Json, chat: bool) -> Json:
 
 
 def _logprobs(document: Json, chat: bool) -> Json:
-    """How many likeliest tokens are told at each place: chats ask for them in two fields."""
-    asked = document.get("logprobs")
+    """How many likeliest tokens come with each token: chats ask for them in two fields."""
+    wanted = document.get("logprobs")
     if chat:
-        return {"logprobs": document.get("top_logprobs") or 0} if asked else {}
-    return {} if asked is None else {"logprobs": asked}
+        return {"logprobs": document.get("top_logprobs") or 0} if wanted else {}
+    return {} if wanted is None else {"logprobs": wanted}

@@ -16,7 +16,7 @@ Answering = Callable[[list[Call]], Awaitable[list[Answer] | Batch | None]]
 
 def going() -> Any:
     """A job that nobody asks to stop."""
-    return SimpleNamespace(asked=False)
+    return SimpleNamespace(requested=False)
 
 
 class FakeWorker:

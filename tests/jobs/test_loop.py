@@ -61,7 +61,7 @@ def network():
 def run(folder, settings=SETTINGS, stop_at=None, validation=None, made=network):
     """Train in a folder; asked to stop while step number `stop_at` (from 1) runs."""
     folder.mkdir(exist_ok=True)
-    stop = SimpleNamespace(asked=False)
+    stop = SimpleNamespace(requested=False)
     step = [0]
 
     def noisy(batch):
@@ -222,7 +222,7 @@ IN_TURNS = msgspec.structs.replace(SETTINGS, beta1=0.5, ema=0.9)
 
 def run_in_turns(folder, stop_at=None, **changed):
     folder.mkdir(exist_ok=True)
-    stop, step = SimpleNamespace(asked=False), [0]
+    stop, step = SimpleNamespace(requested=False), [0]
 
     def counting(batch):
         step[0] += 1

@@ -35,7 +35,7 @@ def run(folder, settings=TIMED, step=1.0, validation=2.0, stop_at=None):
     seconds it took.
     """
     folder.mkdir(exist_ok=True)
-    clock, stop = Clock(), SimpleNamespace(asked=False)
+    clock, stop = Clock(), SimpleNamespace(requested=False)
     steps = [0]
 
     def changed(batch):

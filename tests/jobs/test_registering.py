@@ -46,7 +46,9 @@ def register(upload, tmp_path, **settings):
         bundle=str(upload),
         settings=settings,
     )
-    return registering.register(spec, Silent(), SimpleNamespace(requested=False))
+    return registering.register(
+        spec, Silent(), SimpleNamespace(requested=False)
+    )
 
 
 def test_a_sound_bundle_is_taken(tmp_path):

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from torch.onnx import ONNXProgram
 
 OPSET = 20
-FREE, FREE_ALONE = 32, 8
-"""Example length of a dynamic axis during export, for each row of a batch: 32 where there are
-several (image sides), 8 where there is one, because the exporter unrolls recurrent layers over it.
+FREE = 32
+"""Example length of a dynamic axis during export, for each row of a batch: long enough for the
+sides of an image.
 """
 
 Array = np.ndarray[Any, Any]
@@ -39,7 +39,7 @@ def convert(
         (folder / FILE).write_bytes(network.SerializeToString())
         return [FILE]
     network = network.eval()
-    _prepare_exporter()
+    _quieten_exporter()
     program = _exported(network, inputs, outputs)
     _own_names(program.model, {spec.name for spec in outputs})
     program.save(str(folder / FILE), external_data=False)
@@ -47,18 +47,11 @@ def convert(
     return [FILE]
 
 
-def _prepare_exporter() -> None:
-    """Quieten torch's exporter, and let it forget earlier networks."""
-    import torch
-
+def _quieten_exporter() -> None:
     # It misses torchvision, which nothing here uses, and says so at every export.
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(
         logging.ERROR
     )
-    # What torch keeps of the first recurrent layer that was exported makes it unroll the next one,
-    # at one length.
-    for layer in (torch.ops.aten.gru.input, torch.ops.aten.lstm.input):
-        getattr(layer, "_dispatch_cache", {}).clear()
 
 
 def _exported(
@@ -66,17 +59,21 @@ def _exported(
 ) -> "ONNXProgram":
     import torch
 
-    program = torch.onnx.export(
-        network,
-        tuple(torch.from_numpy(_zeros(spec, 2)) for spec in inputs),
-        input_names=[spec.name for spec in inputs],
-        output_names=[spec.name for spec in outputs],
-        dynamic_shapes=tuple(_free(spec, torch) for spec in inputs),
-        opset_version=OPSET,
-        external_data=False,
-        dynamo=True,
-        verbose=False,
-    )
+    from modelmill.exporters.recurrent import recurrent_layers_as_nodes
+
+    with recurrent_layers_as_nodes() as translations:
+        program = torch.onnx.export(
+            network,
+            tuple(torch.from_numpy(_zeros(spec, 2)) for spec in inputs),
+            input_names=[spec.name for spec in inputs],
+            output_names=[spec.name for spec in outputs],
+            dynamic_shapes=tuple(_free(spec, torch) for spec in inputs),
+            custom_translation_table=translations,
+            opset_version=OPSET,
+            external_data=False,
+            dynamo=True,
+            verbose=False,
+        )
     assert program is not None
     return program
 
@@ -137,10 +134,7 @@ def _first_output(network: Any, arrays: list[Array]) -> Array:
 
 def _zeros(spec: TensorSpec, batch: int) -> Array:
     """An example of an input, with lengths for its free axes."""
-    sides = spec.shape[1:]
-    alone = sum(side < 0 for side in sides) == 1
-    free = batch * (FREE_ALONE if alone else FREE)
-    lengths = [side if side >= 0 else free for side in sides]
+    lengths = [side if side >= 0 else batch * FREE for side in spec.shape[1:]]
     return np.zeros([batch, *lengths], NUMPY[spec.datatype])
 
 

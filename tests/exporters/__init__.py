@@ -1,0 +1,1 @@
+"""What `modelmill.exporters` promises."""

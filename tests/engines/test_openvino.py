@@ -158,3 +158,21 @@ def test_a_worker_with_it_does_without_onnxruntime(engine, tmp_path):
         + "assert not {'onnxruntime', 'onnx', 'torch'} & sys.modules.keys()"
     )
     assert python(code, picture_bundle(tmp_path / "b"), "fp32") == "ready"
+
+
+SIGNALS = """
+import os, signal, sys
+from pathlib import Path
+from modelmill.engines.base import engine_named
+engine = engine_named("openvino")
+first = engine.open(Path(sys.argv[1]), 1)
+second = engine.open(Path(sys.argv[1]), 1)
+del first, second
+signal.signal(signal.SIGTERM, lambda *_: print("handled"))
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+def test_signals_are_handled_after_models_have_ended(engine, tmp_path):
+    picture_bundle(tmp_path / "b")
+    assert python(SIGNALS, tmp_path / "b") == "handled"

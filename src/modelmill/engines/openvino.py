@@ -18,6 +18,7 @@ from modelmill.engines.base import (
     choose_on_cpu,
 )
 from modelmill.engines.onnx_file import FILE, write_sample
+from modelmill.engines.signal_stack import kept_signal_stack
 from modelmill.errors import BundleCorrupt, InvalidInput, MillError, ModelFailed
 from modelmill.types import TensorSpec
 
@@ -157,9 +158,10 @@ def _compiled(path: Path, threads: int, precision: str) -> ov.CompiledModel:
     core = ov.Core()
     _check_precision(core, precision)
     try:
-        return core.compile_model(
-            core.read_model(path), "CPU", _options(threads, precision)
-        )
+        with kept_signal_stack():
+            return core.compile_model(
+                core.read_model(path), "CPU", _options(threads, precision)
+            )
     except RuntimeError as error:
         raise _not_compiled(path, error) from error
 

@@ -11,18 +11,18 @@ from tests.helpers.gateways import a_route
 HEADER = "inference-header-content-length"
 
 
+def mirrored(call):
+    """The inputs of a call as its outputs."""
+    tensors = [
+        Tensor(f"{t.name}_out", t.datatype, t.shape, t.data)
+        for t in call.tensors
+    ]
+    return Answer(call.id, tensors=tensors)
+
+
 async def mirror(calls):
     """Answers the inputs themselves, with the batch of the first."""
-    return [
-        Answer(
-            call.id,
-            tensors=[
-                Tensor(f"{t.name}_out", t.datatype, t.shape, t.data)
-                for t in call.tensors
-            ],
-        )
-        for call in calls
-    ]
+    return [mirrored(call) for call in calls]
 
 
 def a_mirror(name, *specs, **changed):

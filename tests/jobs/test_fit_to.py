@@ -253,7 +253,7 @@ def test_a_job_says_what_it_chose_and_keeps_it(tmp_path):
 @pytest.mark.parametrize(
     ("given", "recordings", "steps"),
     [
-        ({}, 50, 50),
+        ({}, 50, 20),
         ({}, 5000, 0),
         ({"epochs": 2}, 50, 0),
         ({"epoch_steps": 9}, 50, 9),

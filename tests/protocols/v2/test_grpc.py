@@ -19,10 +19,8 @@ from modelmill.protocols.v2.grpc import serve
 from modelmill.protocols.v2.grpc.messages import message
 from modelmill.protocols.v2.grpc.service import PUBLIC, methods
 from modelmill.protocols.v2.values import pack_bytes
-from modelmill.serve.wire import Answer, Tensor
+from modelmill.serve.wire import Answer
 from modelmill.settings import Limits
-from modelmill.types import TensorSpec
-from tests.helpers.gateways import a_route
 from tests.helpers.grpc_api import (
     KEY,
     SERVICE,
@@ -31,6 +29,7 @@ from tests.helpers.grpc_api import (
     a_request,
     stub,
 )
+from tests.helpers.v2 import a_mirror, mirrored
 from tests.helpers.workers import until
 
 KINDS = sorted(NUMPY)
@@ -53,23 +52,9 @@ async def mirror(calls):
     return [
         Answer(call.id, code="model_failed", message="it broke: ü" * 300)
         if call.parameters.get("fail")
-        else Answer(
-            call.id,
-            tensors=[
-                Tensor(f"{t.name}_out", t.datatype, t.shape, t.data)
-                for t in call.tensors
-            ],
-        )
+        else mirrored(call)
         for call in calls
     ]
-
-
-def a_mirror(name, *specs, **changed):
-    inputs = [TensorSpec(name=n, datatype=d, shape=s) for n, d, s in specs]
-    outputs = [
-        TensorSpec(name=f"{n}_out", datatype=d, shape=s) for n, d, s in specs
-    ]
-    return a_route(name, inputs=inputs, outputs=outputs, **changed)
 
 
 @pytest.fixture(scope="module")

@@ -68,6 +68,8 @@ class GrpcApi:
 
         async def end() -> None:
             await self.server.stop(0)
+            # Sockets are closed in a later turn of the loop, which has to come
+            await until(lambda: not self.server._connections)
             self.gateway.update(a_snapshot())
             for worker in self._workers:
                 await worker.stop()
